@@ -1,0 +1,1 @@
+"""Sans-IO protocols and the one driver that runs them (docs/protocols)."""

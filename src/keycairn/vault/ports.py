@@ -1,0 +1,263 @@
+"""The ports of the vault and the rows that cross them.
+
+A ``Store`` is one node's durable memory. Contract for every adapter (the conformance suite in
+tests/store checks it):
+
+* A method that changes something is **one transaction**, durable when it returns (R-22). If it
+  raises, nothing of it happened, unless the error is E_UNAVAILABLE from an unknown commit result.
+* Concurrent callers are serialised; no update is ever lost.
+* Secrets are sealed before they are written (:mod:`keycairn.vault.sealing`), and only there.
+* Every transaction that changes state appends to the hash-chained audit log in the same
+  transaction (R-57).
+* Times are integer microseconds since the epoch, UTC.
+* Errors: E_UNAVAILABLE (disk, database), E_STORE_INTEGRITY (a row fails its seal or digest),
+  E_CONFLICT (uniqueness), E_NOT_FOUND.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from keycairn.encoding import SecretBytes, SecretScalar
+from keycairn.protocols.record import KeyRecord, KeyShare
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key of a batch that has just been made: record and this node's secrets."""
+
+    record: KeyRecord
+    share: SecretScalar
+    chain_code: SecretBytes | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One key-creation session: its keys stand or fall together.
+
+    Attributes:
+        batch_id: session id (32 bytes).
+        application: whose keys these are.
+        request_id: idempotency key of the create request, unique per application.
+        request_hash: digest of the request's parameters; the same request id with other
+            parameters is a conflict.
+        generation: number that READY promises; 1 at creation.
+        record_hashes: of the keys, in the batch's order.
+        key_ids: in the same order.
+        holders: sorted player indices, all of whom must say READY.
+        ready: READY signatures known so far, by player (this node's own from the start).
+        active: True once ``ready`` holds a verified signature of every holder (the certificate).
+        created_us: when it became durable here.
+    """
+
+    batch_id: bytes
+    application: str
+    request_id: str
+    request_hash: bytes
+    generation: int
+    record_hashes: tuple[bytes, ...]
+    key_ids: tuple[str, ...]
+    holders: tuple[int, ...]
+    ready: Mapping[int, bytes]
+    active: bool
+    created_us: int
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """Public view of a stored key."""
+
+    record: KeyRecord
+    application: str
+    state: str  # "pending" | "active"
+    batch_id: bytes
+    created_us: int
+
+
+@dataclass(frozen=True)
+class SpendRow:
+    """A presignature or nonce that is used up: written before any dependent byte leaves."""
+
+    presignature_id: bytes
+    incarnation: bytes
+    key_id: str
+    base_r: bytes
+    digest: bytes
+    at_us: int
+
+
+@dataclass(frozen=True)
+class RequestRow:
+    """Outcome of a finished idempotent request (other than key creation)."""
+
+    application: str
+    request_id: str
+    request_hash: bytes
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BanRow:
+    """A ban of a peer (protocols.md rule 7)."""
+
+    ban_id: str
+    peer: int
+    reason: str
+    at_us: int
+    lifted_us: int | None = None
+
+
+@dataclass(frozen=True)
+class ErsKeyRow:
+    """An ERS key on this node's run-time allow-list.
+
+    ``answers`` are the expected hashes while the proof of possession is outstanding.
+    """
+
+    spki_sha256: str
+    spki: bytes
+    bits: int
+    added_us: int
+    expires_us: int | None
+    attested_us: int | None
+    state: str  # "challenged" | "allowed" | "removed"
+    legacy_2048: bool = False
+    challenge: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class DocumentRow:
+    """An ERS document that this node holds in its own ERS store, read back and verified.
+
+    ``keys`` maps key id to (generation, record hash); ``complete`` says that the document holds
+    the verified parts of all holders.
+    """
+
+    sha256: str
+    path: str
+    spki_sha256: str
+    label: str
+    complete: bool
+    keys: Mapping[str, tuple[int, bytes]]
+    created_us: int
+    verified_us: int
+
+
+@dataclass(frozen=True)
+class BundleRow:
+    """Receipt of a node bundle that was written and read back."""
+
+    sha256: str
+    location: str
+    size: int
+    created_us: int
+    verified_us: int
+    level: str  # "manifest" | "hashes" | "trial"
+    keys: Mapping[str, tuple[int, bytes]]  # key id -> (generation, record hash)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """One node's durable memory. All methods may raise E_UNAVAILABLE and E_STORE_INTEGRITY."""
+
+    async def close(self) -> None: ...
+
+    # -- incarnations and spends (R-01, R-02)
+    async def begin_incarnation(self, incarnation: bytes, at_us: int) -> None:
+        """Record a process start; everything of earlier incarnations is dead from here on."""
+        ...
+
+    async def spend(self, row: SpendRow) -> None:
+        """Delete-and-count in one durable transaction, conditional on ``row.incarnation`` being
+        the newest one. E_PRESIG_SPENT if the id was spent before; E_QUARANTINED if a newer
+        incarnation is recorded."""
+        ...
+
+    async def spends(self, key_id: str | None = None) -> Sequence[SpendRow]: ...
+
+    # -- keys
+    async def put_batch(self, batch: Batch, keys: Sequence[NewKey]) -> None:
+        """Make a batch durable as pending, with this node's own READY. E_CONFLICT when a key id
+        or (application, request_id) exists."""
+        ...
+
+    async def add_ready(self, batch_id: bytes, ready: Mapping[int, bytes]) -> Batch:
+        """Add *verified* READY signatures; activates the batch when all holders' are there."""
+        ...
+
+    async def batch(self, batch_id: bytes) -> Batch | None: ...
+
+    async def batch_by_request(self, application: str, request_id: str) -> Batch | None: ...
+
+    async def pending_batches(self) -> Sequence[Batch]: ...
+
+    async def key(self, key_id: str) -> KeyRow | None: ...
+
+    async def keys(
+        self, *, application: str | None = None, after: str = "", limit: int = 1000
+    ) -> Sequence[KeyRow]:
+        """Keys in order of key id, starting behind ``after``."""
+        ...
+
+    async def key_share(self, key_id: str) -> KeyShare:
+        """Record and unsealed share; checks x_i*G = X_i. E_NOT_FOUND, E_STORE_INTEGRITY."""
+        ...
+
+    async def key_shares(self, key_ids: Sequence[str]) -> Sequence[KeyShare]:
+        """The same for many keys, in the order asked."""
+        ...
+
+    # -- idempotent results
+    async def request(self, application: str, request_id: str) -> RequestRow | None: ...
+
+    async def put_request(self, row: RequestRow) -> None: ...
+
+    # -- bans
+    async def put_ban(self, row: BanRow) -> None: ...
+
+    async def bans(self) -> Sequence[BanRow]: ...
+
+    # -- ERS keys and documents
+    async def put_ers_key(self, row: ErsKeyRow) -> None:
+        """Insert or replace by ``spki_sha256``."""
+        ...
+
+    async def ers_key(self, spki_sha256: str) -> ErsKeyRow | None: ...
+
+    async def ers_keys(self) -> Sequence[ErsKeyRow]: ...
+
+    async def put_document(self, row: DocumentRow) -> None: ...
+
+    async def documents(self, key_id: str | None = None) -> Sequence[DocumentRow]: ...
+
+    async def delete_document(self, sha256: str) -> None:
+        """Forget a document whose stored file is gone or no longer verifies."""
+        ...
+
+    # -- bundles
+    async def put_bundle(self, row: BundleRow) -> None: ...
+
+    async def bundles(self) -> Sequence[BundleRow]: ...
+
+    async def delete_bundle(self, sha256: str) -> None: ...
+
+    # -- whole store
+    async def audit(self, event: str, detail: Mapping[str, Any]) -> None:
+        """Append an audit record of its own (changes above write theirs themselves)."""
+        ...
+
+    async def check_audit(self) -> int:
+        """Number of audit records; E_STORE_INTEGRITY naming the position of a broken link."""
+        ...
+
+    async def snapshot(self, target: Path) -> None:
+        """Write a consistent copy of the database (sealed as it is) to a new file."""
+        ...
+
+    async def state_digest(self) -> bytes:
+        """SHA-256 over the canonical durable logical state, without audit, incarnations, spends,
+        bans and request results (security.md section 4)."""
+        ...

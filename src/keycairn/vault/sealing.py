@@ -1,0 +1,78 @@
+"""Sealing of secrets at rest (R-20): AES-256-GCM whose associated data names the place.
+
+A sealed value can't be moved: vault, node, table, column, row, version and generation stand in
+the associated data, in the injective encoding. Layout: ``0x01 | nonce (12) | ciphertext | tag``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keycairn.encoding import SecretBytes, encode, tag
+from keycairn.errors import Code, KeycairnError
+from keycairn.ports import Rng
+
+_SEAL = tag("store/seal")
+_VERSION = b"\x01"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sealed value belongs."""
+
+    table: str
+    column: str
+    row: str
+    version: int
+    generation: int
+
+
+class Sealer:
+    """Seals and opens values of one node under its data key (32 bytes)."""
+
+    def __init__(self, data_key: SecretBytes, *, vault: str, node: int, rng: Rng) -> None:
+        self._aead = AESGCM(data_key.reveal())
+        self._vault = vault
+        self._node = node
+        self._rng = rng
+
+    def _ad(self, place: Place) -> bytes:
+        return encode(
+            _SEAL,
+            self._vault,
+            self._node,
+            place.table,
+            place.column,
+            place.row,
+            place.version,
+            place.generation,
+        )
+
+    def seal(self, secret: SecretBytes, place: Place) -> bytes:
+        """Encrypt ``secret`` for ``place``."""
+        nonce = self._rng.bytes(12)
+        body = self._aead.encrypt(nonce, secret.reveal(), self._ad(place))
+        return _VERSION + nonce + body
+
+    def open(self, sealed: bytes, place: Place) -> SecretBytes:
+        """Decrypt; E_STORE_INTEGRITY if this is not what was sealed for ``place``."""
+        if len(sealed) < 29 or sealed[:1] != _VERSION:
+            raise self._broken(place)
+        try:
+            return SecretBytes(self._aead.decrypt(sealed[1:13], sealed[13:], self._ad(place)))
+        except InvalidTag as exc:
+            raise self._broken(place) from exc
+
+    @staticmethod
+    def _broken(place: Place) -> KeycairnError:
+        return KeycairnError(
+            Code.STORE_INTEGRITY,
+            f"sealed value {place.table}.{place.column} of row {place.row} is damaged, or belongs "
+            "to another row, node or vault",
+            not_lost="Other keys are unaffected; this key's other holders still have their shares.",
+            next="keycairn node restore BUNDLE --into DIR --identity FILE",
+            detail={"table": place.table, "column": place.column, "row": place.row},
+        )
