@@ -1,0 +1,215 @@
+"""What a node does for its users and its operator: requests, results and the ``Service`` port.
+
+The HTTP edge turns bodies into these requests and results into bodies; nothing else crosses.
+All byte strings are raw here and lower-case hex at the edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from keycairn.encoding import SecretBytes
+
+
+@dataclass(frozen=True)
+class SessionNames:
+    """What every session request carries; the same values go to every player's node.
+
+    Attributes:
+        session_id: name of the session, 1..64 characters of [A-Za-z0-9._:-], chosen by the client,
+            never used twice.
+        request_id: idempotency key, same alphabet; unique per application and kind of request.
+        players: distinct player indices that take part, sorted.
+    """
+
+    session_id: str
+    request_id: str
+    players: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CreateKeys:
+    """Make ``count`` keys (1..1000) of one kind, held by all ``players``."""
+
+    names: SessionNames
+    scheme: str
+    curve: str
+    threshold: int
+    count: int = 1
+    variant: str | None = None
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Sign a 32-byte digest (ECDSA) or a message (Schnorr)."""
+
+    names: SessionNames
+    key_id: str
+    digest: bytes | None = None
+    message: bytes | None = None
+    path: str | None = None
+    presignature: str | None = None
+
+
+@dataclass(frozen=True)
+class CreateDocument:
+    """Make one ERS document for ``key_ids``; ``players`` are all their holders."""
+
+    names: SessionNames
+    key_ids: tuple[str, ...]
+    rsa_spki: bytes
+    params: str = "balanced"
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class KeyView:
+    """Public view of a key, as one node sees it.
+
+    ``addresses`` maps names of interfaces.md to text, or to None while this node's policy gates
+    them; ``missing`` names what the policy still asks for.
+    """
+
+    key_id: str
+    scheme: str
+    curve: str
+    public_key: bytes
+    generation: int
+    threshold: int
+    players: tuple[int, ...]
+    state: str
+    record_hash: bytes
+    backed_up: str  # "yes" | "no" | "cant_tell"
+    addresses: Mapping[str, str | None] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    next: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A verified signature. ``signature`` is r||s (ECDSA) or R||z (Schnorr), 64 bytes."""
+
+    signature: bytes
+    der: bytes | None
+    recovery_id: int | None
+    public_key: bytes
+    nodes: tuple[int, ...]
+    base_r: bytes
+    presignature_id: bytes
+
+
+@dataclass(frozen=True)
+class DocumentResult:
+    """A complete, verified ERS document."""
+
+    document: bytes  # canonical JSON form
+    sha256: str
+    keys: tuple[str, ...]
+    parts: tuple[int, ...]
+    rsa_spki_sha256: str
+
+
+@dataclass(frozen=True)
+class ErsKeyView:
+    """An ERS key on this node's allow-list."""
+
+    rsa_spki_sha256: str
+    bits: int
+    state: str
+    added_us: int
+    attested_us: int | None
+    expires_us: int | None
+    origin: str  # "config" | "runtime"
+
+
+class Service(Protocol):
+    """One node. ``application`` scopes a caller: other applications' keys do not exist for it.
+
+    Every method raises :class:`~keycairn.errors.KeycairnError`.
+    """
+
+    # -- applications
+    async def create_keys(self, application: str, request: CreateKeys) -> Sequence[KeyView]:
+        """E_MALFORMED, E_BAD_INDEX, E_POLICY, E_CONFLICT, E_PEER_TIMEOUT, aborts. Idempotent by
+        request id; returns only once this node holds the certificate."""
+        ...
+
+    async def list_keys(self, application: str, after: str, limit: int) -> Sequence[KeyView]: ...
+
+    async def show_key(self, application: str, key_id: str, path: str | None) -> KeyView: ...
+
+    async def sign(self, application: str, request: Sign) -> Signature: ...
+
+    async def create_document(
+        self, application: str, request: CreateDocument
+    ) -> DocumentResult: ...
+
+    async def ers_status(self, application: str, key_id: str | None) -> Sequence[dict[str, Any]]:
+        """Per key: key_id, status (NONE|PARTIAL|COMPLETE|STALE), parts, have."""
+        ...
+
+    async def coverage(self, application: str, key_id: str | None) -> Sequence[dict[str, Any]]:
+        """Per key the row of interfaces.md ``coverage``."""
+        ...
+
+    async def session(self, application: str, session_id: str) -> dict[str, Any]:
+        """State of a session: name, kind, state (running|done|failed), error."""
+        ...
+
+    # -- operator
+    async def ers_key_add(
+        self, spki: bytes, expires_us: int | None, legacy_2048: bool
+    ) -> dict[str, Any]:
+        """Check an RSA key (R-30) and return the challenges for its owner (public JSON)."""
+        ...
+
+    async def ers_key_confirm(self, answers: Mapping[str, Any]) -> ErsKeyView: ...
+
+    async def ers_key_remove(self, spki_sha256: str) -> None: ...
+
+    async def ers_key_list(self) -> Sequence[ErsKeyView]: ...
+
+    async def ers_key_attest(self, spki_sha256: str) -> dict[str, Any]:
+        """New challenges for a key that is already allowed."""
+        ...
+
+    async def status(self) -> dict[str, Any]:
+        """state, why, incarnation, head, vault, node, version, pending (batches), findings."""
+        ...
+
+    async def peers(self) -> Sequence[dict[str, Any]]:
+        """index, up, incarnation, setup (bool), banned, last_seen."""
+        ...
+
+    async def health(self) -> dict[str, Any]:
+        """ok (bool): this node can finish a round with t+1 players; reasons."""
+        ...
+
+    async def state_digest(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class VaultParameters:
+    """Constants of the vault as this node's configuration gives them."""
+
+    vault_id: str
+    index: int
+    players: tuple[int, ...]
+    pins: Mapping[int, bytes]  # raw Ed25519 public key of every player, own included
+    session_seconds: float = 30.0
+    max_sessions: int = 64
+    operations: frozenset[str] = frozenset()  # "ecdsa.create", "ecdsa.sign", "schnorr.create", …
+    policy: str = "ers or node_backup"
+    gate: tuple[str, ...] = ("address", "sign")
+    ers_allowed: tuple[str, ...] = ()  # SPKI SHA-256, or base64 SPKI, from the configuration
+    test_profile: bool = False
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The node's identity key: raw 32-byte Ed25519 private key, and its public key."""
+
+    private: SecretBytes
+    public: bytes
