@@ -160,6 +160,44 @@ class BundleRow:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class DamagedRow:
+    """A row that failed its integrity check: blocked, while all others go on (R-20).
+
+    ``why`` is "edited", "missing" or "added".
+    """
+
+    table: str
+    row: str
+    why: str
+
+
+class DocumentStore(Protocol):
+    """The node's own ERS store: complete documents as files, named by their SHA-256.
+
+    A document that was put is durable when :meth:`put` returns, and what :meth:`get` gives back
+    has the hash that it was asked for. Errors: E_UNAVAILABLE (disk), E_NOT_FOUND,
+    E_STORE_INTEGRITY (the stored bytes have another hash), E_MALFORMED (not 64 hex digits).
+    """
+
+    def put(self, sha256: str, data: bytes) -> Path:
+        """Store a document; a no-op when it is there and sound. E_MALFORMED if the hash of
+        ``data`` is not ``sha256``."""
+        ...
+
+    def get(self, sha256: str) -> bytes:
+        """Read a document back and check its hash."""
+        ...
+
+    def list(self) -> Sequence[str]:
+        """Hashes of all stored documents, sorted, unchecked."""
+        ...
+
+    def delete(self, sha256: str) -> None:
+        """Remove a document; no error when it is not there."""
+        ...
+
+
 class Store(Protocol):
     """One node's durable memory. All methods may raise E_UNAVAILABLE and E_STORE_INTEGRITY."""
 
@@ -245,6 +283,12 @@ class Store(Protocol):
     async def delete_bundle(self, sha256: str) -> None: ...
 
     # -- whole store
+    async def damaged(self) -> Sequence[DamagedRow]:
+        """Rows that are blocked because they failed their check. Reading one by its name raises
+        E_STORE_INTEGRITY; lists of keys, batches, ERS keys, documents and bundles leave them out
+        (which is the safe side), lists of bans and spends raise."""
+        ...
+
     async def audit(self, event: str, detail: Mapping[str, Any]) -> None:
         """Append an audit record of its own (changes above write theirs themselves)."""
         ...

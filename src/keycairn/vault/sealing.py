@@ -9,13 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keycairn.encoding import SecretBytes, encode, tag
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Rng
 
 _SEAL = tag("store/seal")
+_DERIVE = tag("store/derive")
 _VERSION = b"\x01"
 
 
@@ -35,9 +38,16 @@ class Sealer:
 
     def __init__(self, data_key: SecretBytes, *, vault: str, node: int, rng: Rng) -> None:
         self._aead = AESGCM(data_key.reveal())
+        self._data_key = data_key
         self._vault = vault
         self._node = node
         self._rng = rng
+
+    def derive(self, purpose: str) -> SecretBytes:
+        """A 32-byte key for ``purpose`` (HKDF-SHA256 of the data key, bound to vault and node)."""
+        info = encode(_DERIVE, self._vault, self._node, purpose)
+        kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info)
+        return SecretBytes(kdf.derive(self._data_key.reveal()))
 
     def _ad(self, place: Place) -> bytes:
         return encode(
