@@ -1,0 +1,187 @@
+"""From link frames to session mailboxes, with every buffer bounded (T-022, T-023).
+
+Only authenticated frames reach this code, but a malicious *peer* is authenticated: it may send
+junk, the future, the past, or everything twice. Whatever does not belong is dropped and counted;
+it never ends a session that its sender isn't part of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from keycairn.errors import Abort, Code, KeycairnError
+from keycairn.protocols import session
+from keycairn.protocols.session import Frame
+from keycairn.protocols.wire import decode
+
+_EARLY_PER_PEER = 256  # HELLOs of sessions that this node has not been asked for yet
+_EARLY_BYTES = 64 << 10  # largest HELLO kept early
+_REMEMBERED_NAMES = 200_000
+
+
+@dataclass
+class Mailbox:
+    """Frames of one session, by (step, kind, peer); one slot each.
+
+    A peer can be at most one step ahead (it needs our message of a step to get further), so
+    frames of the current and the next step are kept and all others are dropped.
+    """
+
+    peers: frozenset[int]
+    sid: bytes = b""
+    step: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    slots: dict[tuple[int, int, int], Frame] = field(default_factory=dict)
+    aborted: dict[int, str] = field(default_factory=dict)
+    failure: Abort | None = None
+    dropped: int = 0
+
+    def put(self, peer: int, frame: Frame) -> None:
+        """Take a frame of ``peer`` or drop it."""
+        if peer not in self.peers:
+            self.dropped += 1
+            return
+        if frame.kind == session.ABORT:
+            self._abort(peer, frame)
+        elif frame.kind not in (
+            session.HELLO,
+            session.CONFIRM,
+            session.BROADCAST,
+            session.DIRECT,
+            session.ECHO,
+        ):
+            self.dropped += 1
+        elif not self.step <= frame.step <= self.step + 1:
+            self.dropped += 1
+        elif self._foreign(frame):
+            self._fail(
+                Abort(
+                    Code.SESSION_MISMATCH,
+                    f"player {peer} sent a message of another session",
+                    detail={"field": "session id", "peer": peer},
+                )
+            )
+        else:
+            self._store(peer, frame)
+        self.changed.set()
+
+    def _foreign(self, frame: Frame) -> bool:
+        # CONFIRM carries the sender's own idea of the id in its body; it is compared there.
+        if frame.kind in (session.HELLO, session.CONFIRM):
+            return False
+        return bool(self.sid) and frame.sid != self.sid
+
+    def _store(self, peer: int, frame: Frame) -> None:
+        place = (frame.step, frame.kind, peer)
+        known = self.slots.get(place)
+        if known is None:
+            self.slots[place] = frame
+        elif known != frame:
+            self._fail(
+                Abort(
+                    Code.EQUIVOCATION,
+                    f"player {peer} sent two different messages for one step",
+                    culprits=[peer],
+                    detail={"step": frame.step},
+                )
+            )
+
+    def _abort(self, peer: int, frame: Frame) -> None:
+        # A notice of an earlier run under the same name must not end this one.
+        if frame.sid and self.sid and frame.sid != self.sid:
+            self.dropped += 1
+            return
+        try:
+            code = decode(session.AbortNotice, frame.body).code
+        except KeycairnError:
+            self.dropped += 1
+            return
+        self.aborted.setdefault(peer, code)
+
+    def _fail(self, abort: Abort) -> None:
+        if self.failure is None:
+            self.failure = abort
+
+    def advance(self, step: int) -> None:
+        """Begin ``step``: everything older is forgotten."""
+        self.step = step
+        for place in [p for p in self.slots if p[0] < step]:
+            del self.slots[place]
+
+    def take(self, step: int, kind: int) -> dict[int, Frame]:
+        """The frames of (step, kind) that are here, by peer."""
+        return {
+            p: frame for (s, k, p), frame in self.slots.items() if s == step and k == kind
+        }
+
+
+class Router:
+    """Mailboxes by route, early HELLOs, and the names that were used in this incarnation."""
+
+    def __init__(self) -> None:
+        self._open: dict[bytes, Mailbox] = {}
+        self._early: dict[int, OrderedDict[bytes, Frame]] = {}
+        self._used: OrderedDict[bytes, None] = OrderedDict()
+        self.dropped = 0
+
+    def open(self, route: bytes, peers: frozenset[int]) -> Mailbox:
+        """A mailbox for a new session.
+
+        Raises:
+            KeycairnError: E_SESSION_REPLAY if the name was used before in this process.
+        """
+        if route in self._used:
+            raise KeycairnError(
+                Code.SESSION_REPLAY,
+                "this session id was used before",
+                not_lost="Nothing was signed or created by this request.",
+                next="send the request again under a fresh session_id (and the same request_id)",
+            )
+        self._used[route] = None
+        while len(self._used) > _REMEMBERED_NAMES:
+            self._used.popitem(last=False)
+        box = Mailbox(peers)
+        self._open[route] = box
+        for peer in peers:
+            frame = self._early.get(peer, OrderedDict()).pop(route, None)
+            if frame is not None:
+                box.put(peer, frame)
+        return box
+
+    def close(self, route: bytes) -> None:
+        """Forget the session; late frames are dropped from here on."""
+        self._open.pop(route, None)
+
+    def deliver(self, peer: int, data: bytes) -> None:
+        """Take one session frame of an authenticated peer."""
+        try:
+            frame = decode(Frame, data)
+        except KeycairnError:
+            self.dropped += 1
+            return
+        if frame.version != session.WIRE_VERSION and frame.kind != session.HELLO:
+            self.dropped += 1
+            return
+        box = self._open.get(frame.route)
+        if box is not None:
+            box.put(peer, frame)
+        elif frame.kind == session.HELLO and frame.route not in self._used:
+            self._keep_early(peer, frame, len(data))
+        else:
+            self.dropped += 1
+
+    def _keep_early(self, peer: int, frame: Frame, size: int) -> None:
+        if size > _EARLY_BYTES or frame.step != 0:
+            self.dropped += 1
+            return
+        early = self._early.setdefault(peer, OrderedDict())
+        early.setdefault(frame.route, frame)
+        while len(early) > _EARLY_PER_PEER:
+            early.popitem(last=False)
+            self.dropped += 1
+
+    def forget_peer(self, peer: int) -> None:
+        """Drop what a dead incarnation of ``peer`` left behind."""
+        self._early.pop(peer, None)

@@ -1,0 +1,169 @@
+"""Sessions: what a run is called, what it depends on, and the frames that carry it.
+
+The session id covers protocol and version, vault, session name, the players with their
+incarnations, the whole typed parameter record and a fresh nonce of every player (protocols.md
+rule 1, R-12). It is agreed in two steps before any secret is used: HELLO (everything but the
+id) and CONFIRM (the id). A mismatch names the field and blames nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keycairn.encoding import digest, tag
+from keycairn.encoding import encode as transcript
+from keycairn.errors import Abort, Code, KeycairnError
+from keycairn.protocols.wire import Message, decode, encode
+
+WIRE_VERSION = 1
+NONCE_LEN = 32
+
+_ROUTE = tag("session/route")
+_SID = tag("session/id")
+_BROADCAST = tag("session/broadcast")
+_BODY = tag("session/body")
+
+HELLO, CONFIRM, BROADCAST, DIRECT, ECHO, ABORT = range(6)
+
+
+class Frame(Message):
+    """One message of a session on the wire.
+
+    ``step`` counts HELLO (0), CONFIRM (1), then one per round and one per echo. ``sid`` is empty
+    in a HELLO and, when the id is not agreed yet, in an ABORT. ``signature`` is the sender's, on
+    broadcasts in sessions of three or more.
+    """
+
+    version: int
+    route: bytes
+    sid: bytes
+    step: int
+    kind: int
+    body: bytes
+    signature: bytes
+
+
+class Hello(Message):
+    """Everything the session depends on, as this player was asked for it."""
+
+    protocol: str
+    protocol_version: int
+    vault: str
+    name: str
+    players: tuple[int, ...]
+    params: bytes
+    incarnation: bytes
+    nonce: bytes
+
+
+class Echo(Message):
+    """Hash and signature of every player's broadcast, as received (own one included)."""
+
+    hashes: tuple[bytes, ...]
+    signatures: tuple[bytes, ...]
+
+
+class AbortNotice(Message):
+    """A player ends the session; the code says why, never which check or row."""
+
+    code: str
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """What one node was asked to run.
+
+    Attributes:
+        name: the session name of the request.
+        protocol: name of the protocol ("keygen", "frost/sign", …) and its version.
+        vault: vault id.
+        players: sorted indices of everybody who takes part.
+        params: the typed parameter record; nothing that the run depends on is outside it.
+    """
+
+    name: str
+    protocol: str
+    version: int
+    vault: str
+    players: tuple[int, ...]
+    params: Message
+
+    @property
+    def route(self) -> bytes:
+        """Where frames of this session go: 32 bytes from vault and session name only, so that
+        players who disagree on anything else meet and can see what differs."""
+        return route_of(self.vault, self.name)
+
+    def hello(self, incarnation: bytes, nonce: bytes) -> Hello:
+        return Hello(
+            self.protocol,
+            self.version,
+            self.vault,
+            self.name,
+            self.players,
+            encode(self.params),
+            incarnation,
+            nonce,
+        )
+
+
+def route_of(vault: str, name: str) -> bytes:
+    """Routing id of a session name."""
+    return digest(_ROUTE, vault, name)
+
+
+def check_hello(mine: Hello, theirs: Hello, params: Message, peer: int) -> None:
+    """Raise E_SESSION_MISMATCH naming the first field that differs; nobody is blamed."""
+    for name in ("protocol", "protocol_version", "vault", "name", "players"):
+        if getattr(mine, name) != getattr(theirs, name):
+            raise _mismatch(name, peer)
+    if mine.params != theirs.params:
+        raise _mismatch(_differing_field(params, theirs.params), peer)
+    if len(theirs.nonce) != NONCE_LEN or len(theirs.incarnation) != len(mine.incarnation):
+        raise _mismatch("nonce", peer)
+
+
+def _differing_field(params: Message, theirs: bytes) -> str:
+    try:
+        other = decode(type(params), theirs)
+    except KeycairnError:
+        return "parameters"
+    for name in params.__struct_fields__:
+        if getattr(params, name) != getattr(other, name):
+            return name
+    return "parameters"
+
+
+def _mismatch(field: str, peer: int) -> Abort:
+    return Abort(
+        Code.SESSION_MISMATCH,
+        f"player {peer} was asked for another session: {field} differs",
+        next="send the same request body to every node",
+        detail={"field": field, "peer": peer},
+    )
+
+
+def session_id(spec: SessionSpec, hellos: Mapping[int, Hello]) -> bytes:
+    """The session id (32 bytes) from every player's HELLO."""
+    return digest(
+        _SID,
+        WIRE_VERSION,
+        spec.protocol,
+        spec.version,
+        spec.vault,
+        spec.name,
+        [[i, hellos[i].incarnation] for i in sorted(hellos)],
+        encode(spec.params),
+        [hellos[i].nonce for i in sorted(hellos)],
+    )
+
+
+def body_hash(sid: bytes, step: int, sender: int, body: bytes) -> bytes:
+    """What echo compares: hash of a broadcast body with its place."""
+    return digest(_BODY, sid, step, sender, body)
+
+
+def broadcast_statement(sid: bytes, step: int, sender: int, hashed: bytes) -> bytes:
+    """What the sender of a broadcast signs."""
+    return transcript(_BROADCAST, sid, step, sender, hashed)
