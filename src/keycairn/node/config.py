@@ -1,0 +1,463 @@
+"""``node.toml`` into frozen dataclasses. Anything unknown, missing or loose stops the start.
+
+Paths in the file are relative to the directory the file stands in. Every operation is a switch
+that is off until the file turns it on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from keycairn.errors import Code, KeycairnError
+from keycairn.node.files import require_private
+from keycairn.node.tables import Table, read_toml
+
+#: Switches of [operations.*] that this version knows.
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "ecdsa": ("create", "sign"),
+    "schnorr": ("create", "sign"),
+    "ers": ("create",),
+}
+DEFAULT_POLICY = "ers or node_backup"
+#: Environment variables that are test hooks (R-58).
+TEST_HOOKS = ("KEYCAIRN_CRASH_AT",)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_HEX32 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Host and port to listen on."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another player: its number, its pinned Ed25519 key, where to dial it."""
+
+    index: int
+    public_key: bytes
+    address: str  # "wss://host:port" | "incoming"
+
+
+@dataclass(frozen=True)
+class Encryptor:
+    """Where the secret comes from that unlocks the database; exactly one source is given."""
+
+    kind: str  # "key_file" | "password"
+    secret_file: Path | None = None
+    secret_env: str | None = None
+    secret_credential: str | None = None
+
+
+@dataclass(frozen=True)
+class Api:
+    """The applications' listener."""
+
+    listen: Address
+    tls_cert: Path | None
+    tls_key: Path | None
+
+    @property
+    def url(self) -> str:
+        """Base URL of the listener."""
+        return f"{'https' if self.tls_cert else 'http'}://{self.listen}"
+
+
+@dataclass(frozen=True)
+class Application:
+    """Who may call, by the SHA-256 of its API key."""
+
+    name: str
+    key_sha256: bytes
+
+
+@dataclass(frozen=True)
+class Backup:
+    """Bundles of this node, and the rule when a key may be used."""
+
+    targets: tuple[Path, ...]
+    include: tuple[Path, ...]
+    recipients: tuple[str, ...]
+    keep: int
+    require: str
+    gate: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what one node does at a time."""
+
+    session_seconds: int = 30
+    max_sessions: int = 64
+    body_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """One node's whole configuration; docs/configuration.md explains every key."""
+
+    file: Path
+    vault_id: str
+    profile: str
+    index: int
+    identity_key_file: Path
+    peers: tuple[Peer, ...]
+    database: Path
+    anchor: Path
+    encryptor: Encryptor
+    api: Api
+    links: Address
+    management: Address
+    applications: tuple[Application, ...]
+    operations: frozenset[str]
+    ers_allowed: tuple[str, ...]
+    ers_store: Path
+    export_enabled: bool
+    export_allowed: tuple[str, ...]
+    backup: Backup
+    limits: Limits = field(default_factory=Limits)
+    log_level: str = "info"
+
+    @property
+    def home(self) -> Path:
+        """The directory of node.toml; relative paths start there."""
+        return self.file.parent
+
+    @property
+    def data_directory(self) -> Path:
+        """Where the database, the lock and the management token live."""
+        return self.database.parent
+
+    @property
+    def players(self) -> tuple[int, ...]:
+        """All players of the vault, sorted."""
+        return tuple(sorted((self.index, *(p.index for p in self.peers))))
+
+    @property
+    def token_file(self) -> Path:
+        """Holds the management token while the node runs."""
+        return self.data_directory / "management.token"
+
+
+def load_config(path: Path, environment: Mapping[str, str] | None = None) -> NodeConfig:
+    """Read and check ``node.toml``.
+
+    Args:
+        path: the file.
+        environment: process environment, in which test hooks are refused in production.
+
+    Raises:
+        KeycairnError: E_MALFORMED for anything missing, unknown or of the wrong type; E_POLICY
+            for what is well-formed but not safe (file modes, a public listener without TLS, test
+            hooks in the production profile). The text says what to change.
+    """
+    path = path.absolute()
+    values = read_toml(path)
+    require_private(path, "configuration file")
+    config = _Reader(Table(values, "", path)).read()
+    _refuse_hooks(config, os.environ if environment is None else environment)
+    return config
+
+
+def _refuse_hooks(config: NodeConfig, environment: Mapping[str, str]) -> None:
+    hooks = [name for name in TEST_HOOKS if name in environment]
+    if hooks and config.profile != "test":
+        raise KeycairnError(
+            Code.POLICY,
+            f"the environment sets {hooks[0]}, a test hook, and this node's profile is production",
+            not_lost="The node did not start; nothing was changed.",
+            next=f'unset {hooks[0]}, or set profile = "test" under [vault] of a throw-away vault',
+        )
+
+
+class _Reader:
+    """Reads the sections one after the other; keeps the base directory for paths."""
+
+    def __init__(self, root: Table) -> None:
+        self.root = root
+        self.home = root.file.parent
+
+    def read(self) -> NodeConfig:
+        root = self.root
+        vault = root.table("vault", required=True)
+        vault_id = self.name(vault, "id")
+        profile = vault.choice("profile", ("production", "test"), "production")
+        vault.finish()
+        player = root.table("player", required=True)
+        index = player.integer("index", low=1, high=255)
+        identity = self.path(player.text("identity_key_file"))
+        player.finish()
+        export_enabled, export_allowed = self.export()
+        ers_allowed, ers_store = self.ers()
+        anchor = root.table("anchor")
+        anchor_directory = self.path(anchor.text("directory", "anchor"))
+        anchor.finish()
+        log = root.table("log")
+        level = log.choice("level", ("debug", "info", "warning", "error"), "info")
+        log.finish()
+        self.presignatures()
+        config = NodeConfig(
+            file=root.file,
+            vault_id=vault_id,
+            profile=profile,
+            index=index,
+            identity_key_file=identity,
+            peers=self.peers(index),
+            database=self.database(),
+            anchor=anchor_directory,
+            encryptor=self.encryptor(),
+            api=self.api(),
+            links=self.listener("links"),
+            management=self.management(),
+            applications=self.applications(),
+            operations=self.operations(),
+            ers_allowed=ers_allowed,
+            ers_store=ers_store,
+            export_enabled=export_enabled,
+            export_allowed=export_allowed,
+            backup=self.backup(),
+            limits=self.limits(),
+            log_level=level,
+        )
+        root.finish()
+        return config
+
+    # -- small values
+
+    def path(self, text: str) -> Path:
+        return Path(os.path.normpath(self.home / text))
+
+    def name(self, table: Table, key: str) -> str:
+        value = table.text(key)
+        if not _NAME.match(value):
+            table.bad(f"`{key}` must be 1 to 64 letters, digits, dots, dashes or underscores")
+        return value
+
+    def hash(self, table: Table, key: str, what: str) -> bytes:
+        value = table.text(key)
+        if not _HEX32.match(value):
+            table.bad(f"`{key}` must be {what}: 64 lower-case hexadecimal digits")
+        return bytes.fromhex(value)
+
+    def address(self, table: Table, key: str, default: str | None = None) -> Address:
+        value = table.text(key) if default is None else table.text(key, default)
+        host, _, port = value.rpartition(":")
+        host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+            table.bad(f"`{key}` must be host:port, for example 127.0.0.1:8080")
+        return Address(host, int(port))
+
+    # -- sections
+
+    def peers(self, own: int) -> tuple[Peer, ...]:
+        found: dict[int, Peer] = {}
+        keys: set[bytes] = set()
+        for table in self.root.tables("peers"):
+            index = table.integer("index", low=1, high=255)
+            key = self.hash(table, "public_key", "the peer's Ed25519 identity key")
+            address = table.text("address")
+            if index == own:
+                table.bad(f"has this node's own index {own}", code=Code.BAD_INDEX)
+            if index in found:
+                table.bad(f"repeats index {index}", code=Code.BAD_INDEX)
+            if key in keys:
+                table.bad("repeats the public key of another peer")
+            if address != "incoming":
+                self.check_peer_url(table, address)
+            table.finish()
+            keys.add(key)
+            found[index] = Peer(index, key, address)
+        if not found:
+            self.root.bad("names no [[peers]]: a vault has at least two players")
+        return tuple(found[i] for i in sorted(found))
+
+    @staticmethod
+    def check_peer_url(table: Table, address: str) -> None:
+        hint = 'write address = "wss://host:port", or "incoming" if that peer dials this node'
+        try:
+            url = urlsplit(address)
+            good = url.scheme == "wss" and url.hostname and url.port and url.path in ("", "/")
+            good = good and not (url.username or url.query or url.fragment)
+        except ValueError:
+            good = False
+        if not good:
+            table.bad("`address` is not an address that this version can use", hint=hint)
+
+    def database(self) -> Path:
+        table = self.root.table("database")
+        url = table.text("url", "sqlite:///data/node.db")
+        table.finish()
+        if not url.startswith("sqlite:///") or len(url) == len("sqlite:///"):
+            table.bad(
+                "`url` names a database that this version can't use",
+                hint='use url = "sqlite:///data/node.db" (relative) or sqlite:////absolute/path',
+            )
+        return self.path(url.removeprefix("sqlite:///"))
+
+    def encryptor(self) -> Encryptor:
+        table = self.root.table("encryptor", required=True)
+        kind = table.choice("kind", ("key_file", "password"))
+        secret_file = table.optional("secret_file")
+        env = table.optional("secret_env")
+        credential = table.optional("secret_credential")
+        table.finish()
+        if sum(s is not None for s in (secret_file, env, credential)) != 1:
+            table.bad("needs exactly one of `secret_file`, `secret_env`, `secret_credential`")
+        if credential is not None and not _NAME.match(credential):
+            table.bad("`secret_credential` must be a plain credential name, not a path")
+        path = None if secret_file is None else self.path(secret_file)
+        return Encryptor(kind, path, env, credential)
+
+    def api(self) -> Api:
+        table = self.root.table("api", required=True)
+        listen = self.address(table, "listen")
+        cert, key = table.optional("tls_cert"), table.optional("tls_key")
+        table.finish()
+        if (cert is None) != (key is None):
+            table.bad("needs both `tls_cert` and `tls_key`, or neither")
+        if cert is None and not listen.loopback:
+            table.bad(
+                f"listens on {listen} without TLS: API keys would cross the network in clear",
+                code=Code.POLICY,
+                hint="set tls_cert and tls_key, or listen on 127.0.0.1 behind a TLS proxy",
+            )
+        return Api(
+            listen,
+            None if cert is None else self.path(cert),
+            None if key is None else self.path(key),
+        )
+
+    def listener(self, section: str) -> Address:
+        table = self.root.table(section, required=True)
+        listen = self.address(table, "listen")
+        table.finish()
+        return listen
+
+    def management(self) -> Address:
+        table = self.root.table("management")
+        listen = self.address(table, "listen", "127.0.0.1:9090")
+        table.finish()
+        if not listen.loopback:
+            table.bad(
+                f"listens on {listen}: management is for this machine only",
+                code=Code.POLICY,
+                hint="listen on 127.0.0.1 and reach it through SSH",
+            )
+        return listen
+
+    def applications(self) -> tuple[Application, ...]:
+        found: dict[str, Application] = {}
+        for table in self.root.tables("applications"):
+            name = self.name(table, "name")
+            digest = self.hash(table, "key_sha256", "the SHA-256 of the API key")
+            table.finish()
+            if name in found or any(a.key_sha256 == digest for a in found.values()):
+                table.bad("repeats the name or the key of another application")
+            found[name] = Application(name, digest)
+        return tuple(found.values())
+
+    def operations(self) -> frozenset[str]:
+        table = self.root.table("operations")
+        enabled = set()
+        for scheme, switches in OPERATIONS.items():
+            section = table.table(scheme)
+            enabled |= {f"{scheme}.{s}" for s in switches if section.flag(s)}
+            section.finish()
+        table.finish()
+        return frozenset(enabled)
+
+    def presignatures(self) -> None:
+        table = self.root.table("presignatures")
+        storage = table.choice("storage", ("memory", "database"), "memory")
+        target = table.integer("target", 0, low=0, high=1_000_000)
+        table.integer("low_water", 0, low=0, high=1_000_000)
+        table.finish()
+        if storage != "memory" or target:
+            table.bad(
+                "asks for a presignature pool, which this version does not keep",
+                code=Code.POLICY,
+                hint='leave the section out, or set storage = "memory" and target = 0',
+            )
+
+    def ers(self) -> tuple[tuple[str, ...], Path]:
+        table = self.root.table("ers")
+        allowed = table.texts("allowed")
+        store = self.path(table.text("store", "ers"))
+        table.finish()
+        return allowed, store
+
+    def export(self) -> tuple[bool, tuple[str, ...]]:
+        table = self.root.table("export")
+        enabled = table.flag("enabled")
+        allowed = table.texts("allowed")
+        table.finish()
+        if enabled:
+            table.bad(
+                "turns export on, which this version can't do",
+                code=Code.POLICY,
+                hint="set enabled = false",
+            )
+        return enabled, allowed
+
+    def backup(self) -> Backup:
+        table = self.root.table("backup")
+        targets = table.texts("targets")
+        include = table.texts("include")
+        recipients = table.texts("recipients")
+        external = table.texts("external")
+        schedule = table.text("schedule", "")
+        keep = table.integer("keep", 10, low=1, high=100_000)
+        policy = table.table("policy")
+        require = policy.text("require", DEFAULT_POLICY)
+        gate = policy.texts("gate", ("address", "sign"))
+        policy.finish()
+        table.finish()
+        if schedule or external:
+            table.bad(
+                "sets `schedule` or `external`, which this version does not act on",
+                code=Code.POLICY,
+                hint="remove the line and run `keycairn backup create` from cron",
+            )
+        if unknown := set(gate) - {"address", "sign"}:
+            policy.bad(f"`gate` holds the unknown word {sorted(unknown)[0]!r}")
+        if recipients and not targets:
+            table.bad("names `recipients` but no `targets` to write bundles to")
+        return Backup(
+            targets=tuple(self.path(t) for t in targets),
+            include=tuple(self.path(i) for i in include),
+            recipients=recipients,
+            keep=keep,
+            require=require,
+            gate=gate,
+        )
+
+    def limits(self) -> Limits:
+        table = self.root.table("limits")
+        limits = Limits(
+            session_seconds=table.integer("session_seconds", 30, low=1, high=3600),
+            max_sessions=table.integer("max_sessions", 64, low=1, high=10_000),
+            body_bytes=table.integer("body_bytes", 1 << 20, low=1024, high=1 << 20),
+        )
+        table.finish()
+        return limits

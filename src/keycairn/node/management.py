@@ -1,0 +1,136 @@
+"""The operator's API of one node: a listener of its own, on this machine only.
+
+The token is drawn at every start and written to ``management.token`` (mode 0600) beside the
+database: whoever can read that file operates the node already. It is not an API key, and API keys
+are nothing here.
+"""
+
+# No `from __future__ import annotations`: FastAPI must see the local dependency types below.
+import hmac
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
+from keycairn import __version__
+from keycairn.encoding.strict import decode_hex
+from keycairn.errors import Code, KeycairnError
+from keycairn.node.http import bearer, body_schema, install_errors, not_authenticated, read_body
+from keycairn.node.metrics import Metrics
+from keycairn.node.models import AnswersBody, EmptyBody, ErsKeyBody
+from keycairn.node.views import bundle_json, ers_key_json, plain
+from keycairn.vault.api import Service
+from keycairn.vault.ports import BundleRow
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_BODY = 1 << 20
+
+
+class Backups(Protocol):
+    """Makes and lists this node's bundles."""
+
+    async def create(self) -> dict[str, Any]:
+        """Write a bundle to the first target, read it back, keep the receipt; result keys of
+        ``backup create``."""
+        ...
+
+    async def list(self) -> Sequence[BundleRow]: ...
+
+
+def build_management(
+    service: Service,
+    *,
+    node: int,
+    token: str,
+    backups: Backups,
+    metrics: Metrics,
+    shutdown: Callable[[], None],
+) -> FastAPI:
+    """The FastAPI application for one node's operator."""
+
+    def operator(request: Request) -> None:
+        if not hmac.compare_digest(bearer(request).encode(), token.encode()):
+            raise not_authenticated()
+
+    app = FastAPI(
+        title="keycairn node management",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        openapi_url=None,
+        dependencies=[Depends(operator)],
+    )
+    install_errors(app, node)
+    spki_hash = Annotated[str, Depends(_spki_hash)]
+
+    @app.get("/v1/status")
+    async def status() -> JSONResponse:
+        return JSONResponse(plain(await service.status()))
+
+    @app.get("/v1/peers")
+    async def peers() -> JSONResponse:
+        return JSONResponse({"peers": plain(list(await service.peers()))})
+
+    @app.get("/v1/digest")
+    async def digest() -> JSONResponse:
+        return JSONResponse({"digest": (await service.state_digest()).hex()})
+
+    @app.post("/v1/shutdown", openapi_extra=body_schema(EmptyBody))
+    async def stop(request: Request) -> JSONResponse:
+        await read_body(request, EmptyBody, max_bytes=_BODY)
+        shutdown()
+        return JSONResponse({"stopping": True})
+
+    @app.get("/v1/ers/keys")
+    async def ers_keys() -> JSONResponse:
+        views = await service.ers_key_list()
+        return JSONResponse({"keys": [ers_key_json(v, node) for v in views]})
+
+    @app.post("/v1/ers/keys", openapi_extra=body_schema(ErsKeyBody))
+    async def ers_key_add(request: Request) -> JSONResponse:
+        body = await read_body(request, ErsKeyBody, max_bytes=_BODY)
+        spki = decode_hex(body.rsa_spki, what="rsa_spki")
+        return JSONResponse(
+            plain(await service.ers_key_add(spki, body.expires_us, body.legacy_2048))
+        )
+
+    @app.post("/v1/ers/keys/confirm", openapi_extra=body_schema(AnswersBody))
+    async def ers_key_confirm(request: Request) -> JSONResponse:
+        body = await read_body(request, AnswersBody, max_bytes=_BODY)
+        return JSONResponse(ers_key_json(await service.ers_key_confirm(body.answers), node))
+
+    @app.post("/v1/ers/keys/{sha256}/attest", openapi_extra=body_schema(EmptyBody))
+    async def ers_key_attest(sha256: spki_hash, request: Request) -> JSONResponse:
+        await read_body(request, EmptyBody, max_bytes=_BODY)
+        return JSONResponse(plain(await service.ers_key_attest(sha256)))
+
+    @app.delete("/v1/ers/keys/{sha256}")
+    async def ers_key_remove(sha256: spki_hash) -> JSONResponse:
+        await service.ers_key_remove(sha256)
+        return JSONResponse({"removed": sha256, "nodes": [node]})
+
+    @app.post("/v1/backups", openapi_extra=body_schema(EmptyBody))
+    async def backup_create(request: Request) -> JSONResponse:
+        await read_body(request, EmptyBody, max_bytes=_BODY)
+        return JSONResponse(plain(await backups.create()))
+
+    @app.get("/v1/backups")
+    async def backup_list() -> JSONResponse:
+        rows = await backups.list()
+        return JSONResponse({"backups": [bundle_json(r, operator=True) for r in rows]})
+
+    @app.get("/metrics")
+    async def metrics_text() -> Response:
+        body, kind = metrics.render(await service.health(), await service.peers())
+        return Response(body, headers={"content-type": kind})
+
+    return app
+
+
+def _spki_hash(sha256: str) -> str:
+    if not _SHA256.match(sha256):
+        raise KeycairnError(Code.NOT_FOUND, "no such key on this node's allow-list")
+    return sha256

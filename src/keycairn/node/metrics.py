@@ -1,0 +1,55 @@
+"""Prometheus metrics of one node. Labels are route templates and player numbers: bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """The metrics, in a registry of their own (two nodes may live in one process)."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "keycairn_requests",
+            "Requests by listener, route and status",
+            ("listener", "method", "route", "status"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "keycairn_request_seconds",
+            "Time to answer, by listener and route",
+            ("listener", "route"),
+            registry=self._registry,
+        )
+        self._healthy = Gauge(
+            "keycairn_healthy",
+            "1 if this node can finish a round with t+1 players",
+            registry=self._registry,
+        )
+        self._peer_up = Gauge(
+            "keycairn_peer_up", "1 if the peer is connected", ("peer",), registry=self._registry
+        )
+        self._peer_banned = Gauge(
+            "keycairn_peer_banned", "1 if the peer is banned", ("peer",), registry=self._registry
+        )
+
+    def request(self, listener: str, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one finished request."""
+        self._requests.labels(listener, method, route, str(status)).inc()
+        self._seconds.labels(listener, route).observe(seconds)
+
+    def render(
+        self, health: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]
+    ) -> tuple[bytes, str]:
+        """The exposition text and its content type."""
+        self._healthy.set(1 if health.get("ok") else 0)
+        for peer in peers:
+            name = str(peer.get("index"))
+            self._peer_up.labels(name).set(1 if peer.get("up") else 0)
+            self._peer_banned.labels(name).set(1 if peer.get("banned") else 0)
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST

@@ -1,0 +1,153 @@
+"""Bodies of the HTTP API: strict models, and their way into the service's requests.
+
+``decode_json`` has already refused duplicate keys, floats, NaN and deep nesting when a model sees
+a body. Here: no unknown keys, no conversions (``true`` is not 1, ``"2"`` is not 2).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from keycairn.encoding.strict import decode_hex
+from keycairn.errors import Code, KeycairnError
+from keycairn.vault.api import CreateDocument, CreateKeys, SessionNames, Sign
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
+Player = Annotated[int, Field(ge=1, le=255)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SessionBody(_Body):
+    """What every session names; the same values go to every player's node."""
+
+    session_id: Name = Field(description="name of this attempt, never used twice")
+    request_id: Name = Field(description="idempotency key, the same for every retry")
+    players: list[Player] = Field(
+        min_length=1, max_length=255, description="distinct indices of the nodes that take part"
+    )
+
+    def names(self) -> SessionNames:
+        """The session part of a request; E_BAD_INDEX for a player named twice."""
+        if len(set(self.players)) != len(self.players):
+            raise KeycairnError(
+                Code.BAD_INDEX,
+                "players names a player twice",
+                not_lost="No session was started.",
+                detail={"field": "players"},
+            )
+        return SessionNames(self.session_id, self.request_id, tuple(sorted(self.players)))
+
+
+class CreateKeysBody(SessionBody):
+    """Make ``count`` keys held by all ``players``; ``threshold`` + 1 of them sign."""
+
+    scheme: Literal["ecdsa", "schnorr"]
+    curve: Literal["secp256k1", "p256", "ed25519"]
+    threshold: int = Field(ge=1, le=254)
+    count: int = Field(default=1, ge=1, le=1000)
+    variant: Literal["bip340"] | None = None
+
+    def request(self) -> CreateKeys:
+        names = self.names()
+        if self.threshold >= len(names.players):
+            raise KeycairnError(
+                Code.MALFORMED,
+                f"threshold must be between 1 and {len(names.players) - 1}: "
+                "threshold + 1 of the players sign",
+                not_lost="No session was started.",
+                detail={"field": "threshold"},
+            )
+        return CreateKeys(names, self.scheme, self.curve, self.threshold, self.count, self.variant)
+
+
+class SignBody(SessionBody):
+    """Sign a 32-byte digest (ECDSA) or a message (Schnorr); exactly one of them."""
+
+    digest: str | None = Field(default=None, description="64 lower-case hexadecimal digits")
+    message: str | None = Field(default=None, description="lower-case hexadecimal")
+    path: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    presignature: Annotated[str, Field(pattern=r"^[0-9a-f]{2,128}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> SignBody:
+        if (self.digest is None) == (self.message is None):
+            raise ValueError("give exactly one of digest and message")
+        return self
+
+    def request(self, key_id: str) -> Sign:
+        digest = self.digest
+        message = self.message
+        return Sign(
+            self.names(),
+            key_id,
+            digest=None if digest is None else decode_hex(digest, length=32, what="digest"),
+            message=None if message is None else decode_hex(message, what="message"),
+            path=self.path,
+            presignature=self.presignature,
+        )
+
+
+class CreateDocumentBody(SessionBody):
+    """Make one ERS document for ``key_ids``, encrypted to an RSA key on the allow-list."""
+
+    key_ids: list[KeyId] = Field(min_length=1, max_length=1000)
+    rsa_spki: Hex = Field(max_length=4096, description="SubjectPublicKeyInfo DER, hexadecimal")
+    params: Literal["fast", "balanced", "compact"] = "balanced"
+    label: str = Field(default="", max_length=256)
+
+    def request(self) -> CreateDocument:
+        if len(set(self.key_ids)) != len(self.key_ids):
+            raise KeycairnError(
+                Code.MALFORMED, "key_ids names a key twice", detail={"field": "key_ids"}
+            )
+        spki = decode_hex(self.rsa_spki, what="rsa_spki")
+        return CreateDocument(self.names(), tuple(self.key_ids), spki, self.params, self.label)
+
+
+class ErsKeyBody(_Body):
+    """An RSA public key that its operator wants on this node's allow-list."""
+
+    rsa_spki: Hex = Field(max_length=4096)
+    expires_us: int | None = Field(default=None, ge=0)
+    legacy_2048: bool = False
+
+
+class AnswersBody(_Body):
+    """What the RSA key's owner answered to the challenges (``keycairn-recover prove``)."""
+
+    answers: dict[str, Any]
+
+
+class EmptyBody(_Body):
+    """A body without parameters: ``{}``."""
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(model: type[Model], value: Any) -> Model:
+    """Validate a decoded body.
+
+    Raises:
+        KeycairnError: E_BAD_INDEX if ``players`` is what is wrong, else E_MALFORMED.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:64]
+        code = Code.BAD_INDEX if where.split(".")[0] == "players" else Code.MALFORMED
+        text = first["msg"].removeprefix("Value error, ")
+        raise KeycairnError(
+            code,
+            f"{where}: {text}" if where else text,
+            not_lost="No session was started.",
+            detail={"field": where},
+        ) from None

@@ -1,0 +1,175 @@
+"""node.toml: what is refused, and that the text tells the operator what to change."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from keycairn.errors import Code, KeycairnError
+from keycairn.node.config import load_config
+from keycairn.node.identity import create_identity, load_identity
+from keycairn.ports.seeded import SeededRng
+
+GOOD = """
+[vault]
+id = "v1"
+[player]
+index = 1
+identity_key_file = "identity.key"
+[[peers]]
+index = 2
+public_key = "{two}"
+address = "wss://127.0.0.1:9002"
+[[peers]]
+index = 3
+public_key = "{three}"
+address = "incoming"
+[encryptor]
+kind = "key_file"
+secret_file = "../operator1/master.key"
+[api]
+listen = "127.0.0.1:8081"
+[links]
+listen = "127.0.0.1:9001"
+[management]
+listen = "127.0.0.1:9091"
+[[applications]]
+name = "default"
+key_sha256 = "{key}"
+[operations.ecdsa]
+sign = true
+""".format(two="22" * 32, three="33" * 32, key="aa" * 32)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "node.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def refused(tmp_path: Path, text: str, environment: dict[str, str] | None = None) -> KeycairnError:
+    with pytest.raises(KeycairnError) as caught:
+        load_config(write(tmp_path, text), environment or {})
+    return caught.value
+
+
+def test_good_file_with_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD), {})
+    assert config.players == (1, 2, 3)
+    assert config.database == tmp_path / "data" / "node.db"
+    assert config.data_directory == tmp_path / "data"
+    assert config.encryptor.secret_file == tmp_path.parent / "operator1" / "master.key"
+    assert config.profile == "production"
+    assert config.backup.require == "ers or node_backup"
+    assert config.backup.gate == ("address", "sign")
+    assert config.api.url == "http://127.0.0.1:8081"
+
+
+def test_operations_are_off_until_switched_on(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, GOOD), {}).operations == {"ecdsa.sign"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ('id = "v1"', 'id = "v1"\nidd = "x"', "idd"),
+        ("[links]", "[linkz]\nx = 1\n[links]", "linkz"),
+        ("sign = true", "sign = true\nsing = true", "sing"),
+        ("sign = true", 'sign = "yes"', "sign"),
+        ("index = 1", "index = true", "index"),
+        ("index = 1", 'index = "1"', "index"),
+        ("index = 1", "index = 0", "index"),
+        ("index = 1", "index = 1.0", "index"),
+        ('id = "v1"', 'id = ""', "id"),
+        ('id = "v1"', 'id = "../etc"', "id"),
+        ('listen = "127.0.0.1:9001"', "", "listen"),
+        ('"127.0.0.1:8081"', '"127.0.0.1:80810"', "listen"),
+        ('"127.0.0.1:8081"', '"127.0.0.1"', "listen"),
+        ('"' + "22" * 32 + '"', '""', "public_key"),
+        ('"' + "22" * 32 + '"', '"' + "33" * 32 + '"', "public key"),
+        ('"wss://127.0.0.1:9002"', '"http://127.0.0.1:9002"', "address"),
+        ('"wss://127.0.0.1:9002"', '"wss://user:pw@127.0.0.1:9002"', "address"),
+        ('"' + "aa" * 32 + '"', '"aa"', "key_sha256"),
+        ('kind = "key_file"', 'kind = "none"', "kind"),
+        ('kind = "key_file"', 'kind = "key_file"\nsecret_env = "X"', "secret_env"),
+        ("[links]", '[backup]\nkeep = "3"\n[links]', "keep"),
+        ("[links]", '[backup.policy]\ngate = ["sing"]\n[links]', "sing"),
+        ("[links]", '[database]\nurl = "postgresql://x"\n[links]', "url"),
+        ("[links]", "[limits]\nsession_seconds = 0\n[links]", "session_seconds"),
+    ],
+)
+def test_what_it_does_not_understand_is_named(
+    tmp_path: Path, old: str, new: str, names: str
+) -> None:
+    assert old in GOOD
+    error = refused(tmp_path, GOOD.replace(old, new, 1))
+    assert error.code is Code.MALFORMED
+    assert names in error.message
+    assert "node.toml" in error.message
+
+
+def test_T006_peer_indices(tmp_path: Path) -> None:
+    assert refused(tmp_path, GOOD.replace("index = 3", "index = 2")).code is Code.BAD_INDEX
+    assert refused(tmp_path, GOOD.replace("index = 3", "index = 1")).code is Code.BAD_INDEX
+
+
+def test_missing_file_and_broken_toml(tmp_path: Path) -> None:
+    with pytest.raises(KeycairnError) as caught:
+        load_config(tmp_path / "no.toml", {})
+    assert caught.value.code is Code.MALFORMED
+    assert "does not exist" in caught.value.message
+    assert refused(tmp_path, "[vault\n").code is Code.MALFORMED
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
+def test_loose_mode_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
+    path = write(tmp_path, GOOD)
+    path.chmod(mode)
+    with pytest.raises(KeycairnError) as caught:
+        load_config(path, {})
+    assert caught.value.code is Code.POLICY
+    assert caught.value.next == f"chmod 600 {path}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"127.0.0.1:8081"', '"0.0.0.0:8081"'),
+        ('"127.0.0.1:9091"', '"0.0.0.0:9091"'),
+        ("[links]", "[export]\nenabled = true\n[links]"),
+        ("[links]", "[presignatures]\ntarget = 10\n[links]"),
+        ("[links]", '[backup]\nschedule = "0 3 * * *"\n[links]'),
+    ],
+)
+def test_what_is_not_safe_or_not_here_yet_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    error = refused(tmp_path, GOOD.replace(old, new, 1))
+    assert error.code is Code.POLICY
+    assert error.next
+
+
+def test_T120_test_hooks_refused_in_production(tmp_path: Path) -> None:
+    hooks = {"KEYCAIRN_CRASH_AT": "spend"}
+    error = refused(tmp_path, GOOD, hooks)
+    assert error.code is Code.POLICY
+    assert "KEYCAIRN_CRASH_AT" in error.message
+    test = GOOD.replace('id = "v1"', 'id = "v1"\nprofile = "test"')
+    assert load_config(write(tmp_path, test), hooks).profile == "test"
+
+
+def test_identity_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "identity.key"
+    made = create_identity(path, SeededRng(1))
+    assert path.stat().st_mode & 0o777 == 0o600
+    read = load_identity(path)
+    assert read.public == made.public
+    assert read.private.reveal() == made.private.reveal()
+    path.chmod(0o644)
+    with pytest.raises(KeycairnError) as caught:
+        load_identity(path)
+    assert caught.value.code is Code.POLICY
+    path.write_text("not a key")
+    os.chmod(path, 0o600)
+    with pytest.raises(KeycairnError) as caught:
+        load_identity(path)
+    assert caught.value.code is Code.MALFORMED
