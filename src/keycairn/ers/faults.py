@@ -1,0 +1,43 @@
+"""The one error of this package's verifier, and how to say where it arose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from keycairn.errors import Code, KeycairnError
+
+NOT_LOST = "Nothing was decrypted and no key was changed."
+
+
+def invalid(
+    check: str, message: str, *, node: int | None = None, key: str | None = None
+) -> KeycairnError:
+    """An E_ERS_INVALID error (to be raised) that names node, key and the check that failed."""
+    where = "" if node is None else f" (part of node {node})"
+    return KeycairnError(
+        Code.ERS_INVALID,
+        message + where,
+        not_lost=NOT_LOST,
+        next="make the document again with `keycairn ers create`, and verify it before relying "
+        "on it; do not use this one",
+        detail={"check": check, "node": node, "key": key},
+    )
+
+
+@contextmanager
+def as_invalid(check: str, *, node: int | None = None, key: str | None = None) -> Iterator[None]:
+    """Turn a decoder's error (E_MALFORMED, E_BAD_POINT, …) into E_ERS_INVALID with a place."""
+    try:
+        yield
+    except KeycairnError as exc:
+        if exc.code is Code.ERS_INVALID:
+            if node is None or exc.detail.get("node") is not None:
+                raise
+            raise invalid(
+                str(exc.detail.get("check")),
+                exc.message,
+                node=node,
+                key=exc.detail.get("key") or key,
+            ) from exc
+        raise invalid(check, exc.message, node=node, key=key) from exc
