@@ -1,0 +1,198 @@
+"""The tables, in types that every supported database has.
+
+Times are BIGINT microseconds since the epoch, UTC (date types come back without a zone on some
+databases). Structured values are canonical CBOR. ``version`` counts the writes of a row and
+stands in its MAC and, for sealed columns, in the associated data of the seal.
+
+Three kinds of tables:
+
+* **protected** tables (:data:`PROTECTED`): every row has an entry in ``row_index`` and is part of
+  its table's digest (:mod:`keycairn.store.integrity`);
+* the integrity tables themselves: ``row_index``, ``digests``, ``audit``;
+* ``document_keys``: a look-up aid that is never trusted (what it finds is checked against the
+  protected document row), and ``meta``: schema version, keyring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+from keycairn.encoding import digest, tag
+
+#: Raised by one with every change of the tables below, together with a migration.
+SCHEMA_VERSION = 1
+
+_REQUEST = tag("store/request-row")
+
+metadata = MetaData()
+
+#: Names and opaque values: "schema" (decimal text), "keyring" (belongs to the encryptor).
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+digests = Table(
+    "digests",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("total", LargeBinary(32), nullable=False),
+    Column("mac", LargeBinary(32), nullable=False),
+)
+
+row_index = Table(
+    "row_index",
+    metadata,
+    Column("table_name", String(64), primary_key=True),
+    Column("row_key", String(255), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("mac", LargeBinary(32), nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("detail", LargeBinary, nullable=False),  # canonical CBOR
+    Column("link", LargeBinary(32), nullable=False),
+)
+
+incarnations = Table(
+    "incarnations",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("incarnation", LargeBinary(64), nullable=False, unique=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+spends = Table(
+    "spends",
+    metadata,
+    Column("presignature_id", LargeBinary(64), primary_key=True),
+    Column("incarnation", LargeBinary(64), nullable=False),
+    Column("key_id", String(128), nullable=False, index=True),
+    # Unique, because a second presignature with the same base nonce is the same secret (INV-2).
+    # NULL for a spend whose protocol names no base nonce.
+    Column("base_r", LargeBinary(128), nullable=True, unique=True),
+    Column("digest", LargeBinary(64), nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("batch_id", LargeBinary(64), primary_key=True),
+    Column("application", String(128), nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("active", Boolean(create_constraint=False), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    UniqueConstraint("application", "request_id"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("key_id", String(128), primary_key=True),
+    Column("application", String(128), nullable=False),
+    Column("batch_id", LargeBinary(64), ForeignKey("batches.batch_id"), nullable=False, index=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    Column("record_hash", LargeBinary(32), nullable=False),
+    Column("share", LargeBinary, nullable=False),  # sealed, keycairn.vault.sealing
+    Column("chain_code", LargeBinary, nullable=True),  # sealed
+    Column("created_us", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Index("ix_keys_application", "application", "key_id"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("application", String(128), primary_key=True),
+    Column("request_id", String(128), primary_key=True),
+    Column("request_hash", LargeBinary(64), nullable=False),
+    Column("result", LargeBinary, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+bans = Table(
+    "bans",
+    metadata,
+    Column("ban_id", String(128), primary_key=True),
+    Column("peer", BigInteger, nullable=False),
+    Column("reason", LargeBinary, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("lifted_us", BigInteger, nullable=True),
+    Column("version", BigInteger, nullable=False),
+)
+
+ers_keys = Table(
+    "ers_keys",
+    metadata,
+    Column("spki_sha256", String(64), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("verified_us", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+document_keys = Table(
+    "document_keys",
+    metadata,
+    Column("key_id", String(128), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+)
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("verified_us", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+#: Tables whose rows are indexed and digested, by name.
+PROTECTED: dict[str, Table] = {
+    t.name: t
+    for t in (incarnations, spends, batches, keys, requests, bans, ers_keys, documents, bundles)
+}
+
+
+def row_key(table: Table, row: Mapping[str, Any]) -> str:
+    """Name of a row in ``row_index``: its primary key, as text of at most 255 characters."""
+    if table is requests:
+        return digest(_REQUEST, row["application"], row["request_id"]).hex()
+    (column,) = table.primary_key.columns
+    value = row[column.name]
+    return value.hex() if isinstance(value, bytes) else str(value)

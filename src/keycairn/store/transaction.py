@@ -1,0 +1,305 @@
+"""Reading and writing protected rows, so that row, index entry and digest never part.
+
+:class:`Reader` works on any connection; :class:`Transaction` adds writing, and keeps the digests
+and the audit head that :meth:`Transaction.finish` writes just before the commit. Both use only
+SQL that every supported database has.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from keycairn.errors import Code, KeycairnError
+from keycairn.store import schema
+from keycairn.store.codec import pack
+from keycairn.store.integrity import Digest, Macs
+
+Values = dict[str, Any]
+T = TypeVar("T")
+
+#: Values per IN (...) list; every database takes this many bound parameters.
+_CHUNK = 500
+
+
+def chunks(items: Sequence[T], size: int = _CHUNK) -> Iterator[Sequence[T]]:
+    """``items`` in slices of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def columns(table: Table) -> list[str]:
+    """Column names in the table's order."""
+    return [c.name for c in table.columns]
+
+
+async def mappings(conn: AsyncConnection, query: Select[Any]) -> list[Mapping[str, Any]]:
+    """Rows of a query, each a mapping from column name to value."""
+    return cast("list[Mapping[str, Any]]", (await conn.execute(query)).mappings().all())
+
+
+def damaged_error(table: str, row: str, why: str) -> KeycairnError:
+    """The error for a protected row that failed its check."""
+    return KeycairnError(
+        Code.STORE_INTEGRITY,
+        f"row {row} of {table} is {why}: it is not what this node wrote",
+        not_lost="Other rows are unaffected; the other holders still have their shares.",
+        next="keycairn node restore BUNDLE --into DIR --identity FILE",
+        detail={"table": table, "row": row, "why": why},
+    )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A row and what its check said: ``why`` is "" or "edited", "missing", "added"."""
+
+    table: str
+    key: str
+    values: Mapping[str, Any]
+    why: str = ""
+
+    def require(self) -> Mapping[str, Any]:
+        """The values; E_STORE_INTEGRITY if the row is damaged."""
+        if self.why:
+            raise damaged_error(self.table, self.key, self.why)
+        return self.values
+
+
+class Reader:
+    """Reads protected rows and checks each against its index entry."""
+
+    def __init__(self, conn: AsyncConnection, macs: Macs) -> None:
+        self.conn = conn
+        self.macs = macs
+
+    async def pages(
+        self, table: Table, *where: ColumnElement[bool], size: int = 1000
+    ) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """All rows that match, in order of the primary key, ``size`` at a time.
+
+        Each page is a query of its own: open cursors across other queries are not possible with
+        every driver.
+        """
+        primary = list(table.primary_key.columns)
+        behind: list[ColumnElement[bool]] = []
+        while True:
+            query = select(table).where(*where, *behind).order_by(*primary).limit(size)
+            page = await mappings(self.conn, query)
+            if page:
+                yield page
+            if len(page) < size:
+                return
+            last = [page[-1][c.name] for c in primary]
+            behind = [primary[0] > last[0] if len(primary) == 1 else tuple_(*primary) > last]
+
+    async def index(self, table: Table, keys: Sequence[str]) -> dict[str, bytes]:
+        """MACs of the index entries that exist among ``keys``."""
+        found: dict[str, bytes] = {}
+        for part in chunks(keys):
+            rows = await self.conn.execute(
+                select(schema.row_index.c.row_key, schema.row_index.c.mac).where(
+                    schema.row_index.c.table_name == table.name,
+                    schema.row_index.c.row_key.in_(part),
+                )
+            )
+            found.update({key: mac for key, mac in rows})
+        return found
+
+    async def check(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> list[Checked]:
+        """Compare rows with their index entries."""
+        keyed = [(schema.row_key(table, row), row) for row in rows]
+        macs = await self.index(table, [key for key, _ in keyed])
+        names = columns(table)
+        out = []
+        for key, row in keyed:
+            if key not in macs:
+                why = "added"
+            elif not self.macs.fits(macs[key], table.name, names, row):
+                why = "edited"
+            else:
+                why = ""
+            out.append(Checked(table.name, key, row, why))
+        return out
+
+    async def find(
+        self,
+        table: Table,
+        *where: ColumnElement[bool],
+        order: Sequence[Any] = (),
+        limit: int | None = None,
+    ) -> list[Checked]:
+        """Checked rows that match."""
+        query = select(table).where(*where).order_by(*order).limit(limit)
+        rows = await mappings(self.conn, query)
+        return await self.check(table, rows)
+
+    async def find_in(
+        self, table: Table, column: ColumnElement[Any], values: Sequence[Any]
+    ) -> list[Checked]:
+        """Checked rows whose ``column`` is among ``values``."""
+        out: list[Checked] = []
+        for part in chunks(values):
+            out += await self.find(table, column.in_(part))
+        return out
+
+    async def get(self, table: Table, **key: Any) -> Checked | None:
+        """The row with this primary key. A row that the index knows and the table lacks comes
+        back as "missing"; None means that it never was, or was deleted by us."""
+        where = [table.c[name] == value for name, value in key.items()]
+        found = await self.find(table, *where)
+        if found:
+            return found[0]
+        name = schema.row_key(table, key)
+        if await self.index(table, [name]):
+            return Checked(table.name, name, {}, "missing")
+        return None
+
+    async def digests(self) -> dict[str, Digest]:
+        """All digests, their MACs checked. E_STORE_INTEGRITY."""
+        rows = await mappings(self.conn, select(schema.digests))
+        out: dict[str, Digest] = {}
+        for row in rows:
+            try:
+                d = Digest(row["name"], row["count"], row["total"])
+                good = hmac.compare_digest(self.macs.digest(d), row["mac"])
+            except (TypeError, ValueError):
+                good = False
+            if good:
+                out[d.name] = d
+        if set(out) != {*schema.PROTECTED, "audit"}:
+            raise KeycairnError(
+                Code.STORE_INTEGRITY,
+                "the store's digests don't belong to this data key, vault and node, or were edited",
+                not_lost="Nothing was changed; the other holders still have their shares.",
+                next="check [vault] id, [player] index and [database] url in node.toml; "
+                "else keycairn node restore BUNDLE --into DIR --identity FILE",
+            )
+        return out
+
+
+class Transaction(Reader):
+    """One write transaction. Begin with :meth:`load`, end with :meth:`finish`."""
+
+    def __init__(self, conn: AsyncConnection, macs: Macs, now_us: int) -> None:
+        super().__init__(conn, macs)
+        self._now_us = now_us
+        self._digests: dict[str, Digest] = {}
+        self._before: dict[str, Digest] = {}
+        self._audit: list[Values] = []
+
+    async def load(self) -> None:
+        """Read the digests (inside the transaction, so that no other writer changes them)."""
+        self._digests = await self.digests()
+        self._before = dict(self._digests)
+
+    async def finish(self) -> None:
+        """Write audit records and changed digests."""
+        if self._audit:
+            await self.conn.execute(insert(schema.audit), self._audit)
+        changed = [d for name, d in self._digests.items() if self._before[name] != d]
+        if changed:
+            await self.conn.execute(
+                update(schema.digests).where(schema.digests.c.name == bindparam("which")),
+                [
+                    {"which": d.name, "count": d.count, "total": d.total, "mac": mac}
+                    for d, mac in ((d, self.macs.digest(d)) for d in changed)
+                ],
+            )
+
+    def count(self, table: Table) -> int:
+        """Number of rows, by the digest."""
+        return self._digests[table.name].count
+
+    def audit(self, event: str, **detail: Any) -> None:
+        """Append to the audit chain."""
+        head = self._digests["audit"]
+        seq = head.count + 1
+        packed = pack(detail, "an audit record")
+        link = self.macs.link(head.total, seq, self._now_us, event, packed)
+        self._audit.append(
+            {"seq": seq, "at_us": self._now_us, "event": event, "detail": packed, "link": link}
+        )
+        self._digests["audit"] = Digest("audit", seq, link)
+
+    async def insert(self, table: Table, rows: Iterable[Values]) -> None:
+        """Add rows at version 1. IntegrityError when one exists."""
+        full = [{**row, "version": 1} for row in rows]
+        if not full:
+            return
+        entries = [self._entry(table, row) for row in full]
+        await self.conn.execute(insert(table), full)
+        await self.conn.execute(insert(schema.row_index), entries)
+        self._account(table, added=[e["mac"] for e in entries])
+
+    async def replace(self, table: Table, row: Values) -> bool:
+        """Insert a row or replace that with its primary key; True if it was new."""
+        key = {c.name: row[c.name] for c in table.primary_key.columns}
+        old = await self.get(table, **key)
+        if old is None:
+            await self.insert(table, [row])
+            return True
+        was = old.require()
+        new = {**row, "version": was["version"] + 1}
+        entry = self._entry(table, new)
+        where = [table.c[name] == value for name, value in key.items()]
+        await self.conn.execute(update(table).where(*where).values(new))
+        await self.conn.execute(
+            update(schema.row_index)
+            .where(
+                schema.row_index.c.table_name == table.name,
+                schema.row_index.c.row_key == old.key,
+            )
+            .values(version=entry["version"], mac=entry["mac"])
+        )
+        self._account(table, added=[entry["mac"]], removed=[self._mac(table, was)])
+        return False
+
+    async def remove(self, table: Table, **key: Any) -> bool:
+        """Delete a row; False if it is not there. A damaged one is removed as well, if its index
+        entry stands (the digest is over the entries)."""
+        old = await self.get(table, **key)
+        if old is None:
+            return False
+        macs = await self.index(table, [old.key])
+        where = [table.c[name] == value for name, value in key.items()]
+        await self.conn.execute(delete(table).where(*where))
+        await self.conn.execute(
+            delete(schema.row_index).where(
+                schema.row_index.c.table_name == table.name,
+                schema.row_index.c.row_key == old.key,
+            )
+        )
+        self._account(table, removed=list(macs.values()))
+        return True
+
+    def _mac(self, table: Table, row: Mapping[str, Any]) -> bytes:
+        return self.macs.row(table.name, columns(table), row)
+
+    def _entry(self, table: Table, row: Values) -> Values:
+        return {
+            "table_name": table.name,
+            "row_key": schema.row_key(table, row),
+            "version": row["version"],
+            "mac": self._mac(table, row),
+        }
+
+    def _account(
+        self, table: Table, *, added: Sequence[bytes] = (), removed: Sequence[bytes] = ()
+    ) -> None:
+        d = self._digests[table.name]
+        self._digests[table.name] = d.changed(added=added, removed=removed)
