@@ -1,0 +1,285 @@
+"""The applications' API: bad input in every field, and answers that give nothing away."""
+
+import asyncio
+import gzip
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+GOOD: dict[str, Any] = {
+    "session_id": "s1",
+    "request_id": "r1",
+    "players": [1, 2, 3],
+    "scheme": "schnorr",
+    "curve": "ed25519",
+    "threshold": 1,
+}
+SIGN: dict[str, Any] = {"session_id": "s1", "request_id": "r1", "players": [1, 2]}
+JSON = {"content-type": "application/json"}
+
+
+def code(answer: httpx.Response) -> str:
+    error = answer.json()["error"]
+    assert set(error) == {"code", "message", "not_lost", "next", "node", "detail"}
+    assert error["node"] == 1
+    assert "Traceback" not in answer.text
+    return str(error["code"])
+
+
+async def test_create_and_show(http: httpx.AsyncClient, service: Any) -> None:
+    answer = await http.post("/v1/keys", json=GOOD)
+    assert answer.status_code == 200
+    key = answer.json()["keys"][0]
+    assert set(key["addresses"]) == {"ethereum", "bitcoin_p2wpkh", "bitcoin_p2tr", "solana"}
+    assert key["missing"] == ["ers", "node_backup"]
+    assert key["public_key_pem"].startswith("-----BEGIN PUBLIC KEY")
+    application, request = service.calls[0]
+    assert application == "alice"
+    assert request.names.players == (1, 2, 3)
+    assert (await http.get("/v1/keys/K1")).json() == key
+    assert (await http.get("/v1/keys")).json()["keys"] == [key]
+
+
+async def test_no_header_names_the_server(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/health")
+    assert answer.json() == {"ok": True, "reasons": []}
+    assert "server" not in answer.headers
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic YTpi", "Bearer alice-key x"]
+)
+async def test_wrong_api_key(http: httpx.AsyncClient, value: str | None) -> None:
+    headers = {} if value is None else {"Authorization": value}
+    del http.headers["Authorization"]
+    answer = await http.get("/v1/keys", headers=headers)
+    assert answer.status_code == 401
+    assert code(answer) == "E_AUTHN"
+    # Nothing of the body is read before the caller is known.
+    answer = await http.post("/v1/keys", content=b"{" * 1000, headers=headers | JSON)
+    assert code(answer) == "E_AUTHN"
+
+
+@pytest.mark.parametrize("rest", ["", "/coverage", "?path=m/0"])
+async def test_T112_foreign_key_looks_like_a_missing_one(
+    http: httpx.AsyncClient, rest: str
+) -> None:
+    foreign = await http.get(f"/v1/keys/K2{rest}")
+    missing = await http.get(f"/v1/keys/K9{rest}")
+    assert foreign.status_code == missing.status_code == 404
+    assert foreign.content == missing.content
+    assert code(foreign) == "E_NOT_FOUND"
+
+
+async def test_T112_foreign_key_cannot_be_signed_with(http: httpx.AsyncClient) -> None:
+    body = SIGN | {"digest": "00" * 32}
+    foreign = await http.post("/v1/keys/K2/sign", json=body)
+    missing = await http.post("/v1/keys/K9/sign", json=body)
+    assert foreign.content == missing.content
+    assert foreign.status_code == 404
+
+
+@pytest.mark.full
+def test_T112_time_of_a_comparison_tells_nothing() -> None:
+    """Welch's t over interleaved samples: first entry right, last entry right, all wrong."""
+    from hashlib import sha256
+
+    from keycairn.errors import KeycairnError
+    from keycairn.node.api import ApiKeys
+    from keycairn.node.config import Application
+
+    names = [f"app{i}" for i in range(8)]
+    keys = ApiKeys([Application(n, sha256(n.encode()).digest()) for n in names])
+    samples: dict[str, list[int]] = {"app0": [], "app7": []}
+    for _ in range(50_000):
+        for name, times in samples.items():
+            began = time.perf_counter_ns()
+            keys.application(name)
+            times.append(time.perf_counter_ns() - began)
+    with pytest.raises(KeycairnError):
+        keys.application("wrong")
+    cut = {n: sorted(t)[: int(len(t) * 0.9)] for n, t in samples.items()}
+    means = {n: sum(t) / len(t) for n, t in cut.items()}
+    spread = sum(
+        sum((x - means[n]) ** 2 for x in t) / (len(t) - 1) / len(t) for n, t in cut.items()
+    )
+    assert abs(means["app0"] - means["app7"]) / spread**0.5 < 4.5
+
+
+@pytest.mark.parametrize(
+    "players",
+    [[], [0], [-1, 2], [1, 1, 2], [256, 1], ["1", "2"], "123", [True, 2], None, {"1": 1}, [1, None]],
+)
+async def test_T006_players(http: httpx.AsyncClient, service: Any, players: Any) -> None:
+    answer = await http.post("/v1/keys", json=GOOD | {"players": players})
+    assert answer.status_code == 400
+    assert code(answer) == "E_BAD_INDEX"
+    assert service.calls == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 0},
+        {"threshold": 3},
+        {"threshold": -1},
+        {"threshold": True},
+        {"threshold": "1"},
+        {"threshold": None},
+        {"count": 0},
+        {"count": 1001},
+        {"count": False},
+        {"scheme": "rsa"},
+        {"curve": "Ed25519"},
+        {"session_id": ""},
+        {"session_id": "a b"},
+        {"session_id": "x" * 65},
+        {"session_id": "s\n"},
+        {"request_id": "é"},
+        {"extra": 1},
+    ],
+)
+async def test_T028_parameters(http: httpx.AsyncClient, service: Any, change: Any) -> None:
+    answer = await http.post("/v1/keys", json=GOOD | change)
+    assert answer.status_code == 400
+    assert code(answer) == "E_MALFORMED"
+    assert service.calls == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": ""},
+        {"digest": "00" * 31},
+        {"digest": "00" * 33},
+        {"digest": "0" * 63},
+        {"digest": "AA" * 32},
+        {"digest": "0x" + "00" * 31},
+        {"digest": "٠" * 64},
+        {"digest": None},
+        {"digest": "00" * 32, "message": "00"},
+        {"message": "0"},
+        {"message": 7},
+        {},
+    ],
+)
+async def test_T040_digest(http: httpx.AsyncClient, service: Any, change: Any) -> None:
+    answer = await http.post("/v1/keys/K1/sign", json=SIGN | change)
+    assert answer.status_code == 400
+    assert code(answer) == "E_MALFORMED"
+    assert service.calls == []
+
+
+@pytest.mark.parametrize("players", [[], [1, 1], ["1", "2"], [0, 1]])
+async def test_T040_signers(http: httpx.AsyncClient, players: Any) -> None:
+    body = SIGN | {"digest": "00" * 32, "players": players}
+    answer = await http.post("/v1/keys/K1/sign", json=body)
+    assert code(answer) == "E_BAD_INDEX"
+
+
+BOMBS: dict[str, bytes] = {
+    "depth": b"[" * 200_000,
+    "depth in a string's shadow": b'{"a":"\\"' + b"[" * 10 + b'","b":' + b"[" * 200_000,
+    "duplicate keys": b'{"session_id":"a","session_id":"b"}',
+    "NaN": b'{"threshold":NaN}',
+    "Infinity": b'{"threshold":-Infinity}',
+    "float": b'{"threshold":1.0}',
+    "exponent": b'{"threshold":1e3}',
+    "5,000-digit integer": b'{"threshold":' + b"9" * 5000 + b"}",
+    "lone surrogate": b'{"session_id":"\\ud800"}',
+    "not UTF-8": b'{"session_id":"\xff"}',
+    "long string": b'{"session_id":"' + b"a" * 5000 + b'"}',
+    "not an object": b"[1]",
+    "empty": b"",
+    "trailing": b"{} {}",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+async def test_T113_bad_json(http: httpx.AsyncClient, service: Any, name: str) -> None:
+    began = time.monotonic()
+    answer = await http.post("/v1/keys", content=BOMBS[name], headers=JSON)
+    assert answer.status_code in (400, 413)
+    assert code(answer) in ("E_MALFORMED", "E_TOO_LARGE")
+    assert time.monotonic() - began < 0.5
+    assert service.calls == []
+
+
+async def test_T113_body_over_the_limit(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/keys", content=b" " * ((1 << 20) + 1), headers=JSON)
+    assert answer.status_code == 413
+    assert code(answer) == "E_TOO_LARGE"
+
+    async def chunks() -> Any:
+        for _ in range(100):
+            yield b" " * (1 << 20)
+
+    answer = await http.post("/v1/keys", content=chunks(), headers=JSON)
+    assert answer.status_code == 413
+
+
+async def test_T113_compressed_bodies_are_refused(http: httpx.AsyncClient) -> None:
+    bomb = gzip.compress(b" " * (64 << 20))
+    headers = JSON | {"content-encoding": "gzip"}
+    assert code(await http.post("/v1/keys", content=bomb, headers=headers)) == "E_MALFORMED"
+    assert code(await http.post("/v1/keys", content=b"{}")) == "E_MALFORMED"  # no content type
+
+
+async def test_T113_many_keys_leave_the_loop_free(http: httpx.AsyncClient) -> None:
+    body = ("{" + ",".join(f'"{i}":0' for i in range(90_000)) + "}").encode()
+    assert len(body) < 1 << 20
+    answer, ticks = asyncio.create_task(http.post("/v1/keys", content=body, headers=JSON)), []
+    while not answer.done():
+        began = time.monotonic()
+        await asyncio.sleep(0.005)
+        ticks.append(time.monotonic() - began)
+    assert code(await answer) == "E_MALFORMED"
+    assert max(ticks) < 0.25
+
+
+PAYLOADS = ["http://127.0.0.1:1/", "'; DROP TABLE keys;--", "../../etc/passwd", "%00", "${jndi:x}"]
+
+
+@pytest.mark.parametrize("text", PAYLOADS)
+async def test_T114_payloads_are_inert(http: httpx.AsyncClient, service: Any, text: str) -> None:
+    for field in ("session_id", "request_id", "scheme", "curve", "variant"):
+        answer = await http.post("/v1/keys", json=GOOD | {field: text})
+        assert code(answer) == "E_MALFORMED"
+    for path in (f"/v1/keys/{text}", f"/v1/sessions/{text}", f"/{text}"):
+        answer = await http.get(path)
+        assert answer.status_code in (400, 404)
+        assert code(answer) in ("E_NOT_FOUND", "E_MALFORMED")
+    assert service.calls == []
+
+
+async def test_unexpected_error_shows_no_inside(http: httpx.AsyncClient, service: Any) -> None:
+    service.fail = RuntimeError("share = 12345")
+    answer = await http.post("/v1/keys", json=GOOD)
+    assert answer.status_code == 503
+    assert code(answer) == "E_UNAVAILABLE"
+    assert "12345" not in answer.text
+    service.fail = None
+    assert (await http.post("/v1/keys", json=GOOD)).status_code == 200
+
+
+async def test_unknown_path_and_method(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/v2/keys")
+    assert (answer.status_code, code(answer)) == (404, "E_NOT_FOUND")
+    answer = await http.delete("/v1/keys")
+    assert (answer.status_code, code(answer)) == (405, "E_NOT_FOUND")
+    answer = await http.get("/v1/keys?limit=0")
+    assert (answer.status_code, code(answer)) == (400, "E_MALFORMED")
+
+
+async def test_openapi_names_paths_and_bodies(http: httpx.AsyncClient) -> None:
+    schema = (await http.get("/openapi.json")).json()
+    assert {"/v1/keys", "/v1/keys/{key_id}", "/v1/keys/{key_id}/sign", "/health"} <= set(
+        schema["paths"]
+    )
+    body = schema["paths"]["/v1/keys"]["post"]["requestBody"]["content"]["application/json"]
+    assert set(body["schema"]["required"]) >= {"session_id", "request_id", "players"}
+    json.dumps(schema)
