@@ -243,8 +243,9 @@ class Document:
 
 
 def looks_like_document(head: bytes) -> bool:
-    """Whether a file's first bytes are those of a document or part (no check of the rest)."""
-    return b'"keycairn-ers' in head or b"keycairn-ers" in head[:4096]
+    """Whether a file's first bytes are those of a document or a part, in either form."""
+    # JSON begins with the format's name; CBOR with a map whose first key is "parts" or "e".
+    return head.startswith((b"\xa3eparts", b"\xa6aeX ")) or b'"keycairn-ers"' in head[:64]
 
 
 def _parts(item: object) -> list[Any]:

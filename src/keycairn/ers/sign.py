@@ -1,0 +1,62 @@
+"""Signing with a recovered key, for the time until the coins are moved.
+
+Single-party signing by a private key that is whole again; nothing here is part of the threshold
+protocols. Every signature is verified by another library before it is given out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import coincurve
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from keycairn.curves import ED25519, SECP256K1
+from keycairn.encoding import SecretScalar, encode, tag
+from keycairn.errors import Code, KeycairnError, malformed
+from keycairn.ports import Rng
+
+_NONCE = tag("ers/ed25519-nonce")
+
+
+def sign_ed25519(key: SecretScalar, message: bytes, rng: Rng) -> bytes:
+    """A 64-byte signature that verifies under RFC 8032, from a scalar instead of a seed.
+
+    The nonce is hedged: SHA-512 of 64 fresh bytes, the scalar and the message, so neither a
+    failing random source nor an equal message repeats it.
+    """
+    x = key.reveal()
+    scalar = ED25519.encode_scalar(x)
+    public = ED25519.base_mul(x).encode()
+    material = encode(_NONCE, rng.bytes(64), scalar, message)
+    r = int.from_bytes(hashlib.sha512(material).digest(), "little") % ED25519.q
+    big_r = ED25519.base_mul(r).encode()
+    h = int.from_bytes(hashlib.sha512(big_r + public + message).digest(), "little")
+    signature = big_r + ED25519.encode_scalar(r + h * x)
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except InvalidSignature as exc:
+        raise _invalid() from exc
+    return signature
+
+
+def sign_ecdsa(key: SecretScalar, digest: bytes) -> dict[str, Any]:
+    """Low-s ECDSA on secp256k1 over a 32-byte digest, by libsecp256k1 (RFC 6979 nonce).
+
+    Returns:
+        signature (r||s, hex), der (hex), recovery_id.
+    """
+    if len(digest) != 32:
+        raise malformed("an ECDSA digest has 32 bytes")
+    private = coincurve.PrivateKey(SECP256K1.encode_scalar(key.reveal()))
+    compact = private.sign_recoverable(digest, hasher=None)
+    der = private.sign(digest, hasher=None)
+    if not private.public_key.verify(der, digest, hasher=None):
+        raise _invalid()
+    return {"signature": compact[:64].hex(), "der": der.hex(), "recovery_id": compact[64]}
+
+
+def _invalid() -> KeycairnError:
+    return KeycairnError(Code.SIG_INVALID, "the signature does not verify; it is not given out")
