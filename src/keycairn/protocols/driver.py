@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from keycairn.errors import Abort, Code, KeycairnError, PeerAborted
@@ -69,7 +70,9 @@ async def run(spec: SessionSpec, factory: Factory[R], env: Environment) -> R:
         KeycairnError: E_SESSION_REPLAY, E_BAD_INDEX, or what the journal raised.
     """
     if env.index not in spec.players or list(spec.players) != sorted(set(spec.players)):
-        raise KeycairnError(Code.BAD_INDEX, "players must be sorted, distinct, and contain this one")
+        raise KeycairnError(
+            Code.BAD_INDEX, "players must be sorted, distinct, and contain this one"
+        )
     peers = tuple(p for p in spec.players if p != env.index)
     box = env.router.open(spec.route, frozenset(peers))
     runner = _Runner(spec, env, peers, box)
@@ -114,7 +117,7 @@ class _Runner:
         try:
             answer: Any = None
             while True:
-                step = await self._off_loop(lambda a=answer: _advance(generator, a))
+                step = await self._off_loop(partial(_advance, generator, answer))
                 if isinstance(step, _Done):
                     return step.value  # type: ignore[no-any-return]
                 if isinstance(step, Durable):
@@ -150,7 +153,7 @@ class _Runner:
                     detail={"field": "wire version", "peer": peer},
                 )
             hellos[peer] = self._decode(Hello, peer, frame.body)
-            session.check_hello(mine, hellos[peer], self.spec.params, peer)
+            session.check_hello(mine, hellos[peer], self.spec.params, self.env.index, peer)
         sid = session.session_id(self.spec, hellos)
         self._next_step()
         await self._send_all(session.CONFIRM, lambda _: sid)

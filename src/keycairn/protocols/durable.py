@@ -24,6 +24,7 @@ class PendingBatch:
     """All keys of a creation session, with this holder's READY signature (a promise)."""
 
     batch_id: bytes
+    index: int
     generation: int
     keys: tuple[PendingKey, ...]
     ready: bytes

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keycairn.errors import Abort, Code, KeycairnError
 from keycairn.ers.document import Document, Part
 from keycairn.ers.prove import make_part
 from keycairn.ers.rsa import RsaPublicKey
 from keycairn.ers.statement import KeyStatement
-from keycairn.ers.verify import verify_document
-from keycairn.errors import Abort, Code, KeycairnError
+from keycairn.ers.verify import ExpectedKey, verify_part
 from keycairn.protocols.form import Inbox, Party, Protocol, Round
 from keycairn.protocols.record import KeyRecord, KeyShare
 from keycairn.protocols.wire import Message
@@ -23,7 +23,7 @@ NAME, VERSION = "ers/document", 1
 MAX_KEYS = 1000
 
 
-class ErsParams(Message):
+class ErsParams(Message, frozen=True):
     """Parameters of an ERS session, equal at every holder."""
 
     request_id: str
@@ -34,7 +34,7 @@ class ErsParams(Message):
     label: str
 
 
-class PartMessage(Message):
+class PartMessage(Message, frozen=True):
     """Round 1, broadcast: one holder's part, canonical CBOR."""
 
     part: bytes
@@ -62,3 +62,86 @@ def statement_of(record: KeyRecord) -> KeyStatement:
         chain_code_hash=record.chain_code_hash,
         record_hash=record.hash,
     )
+
+
+def make_document(
+    party: Party,
+    vault: str,
+    params: ErsParams,
+    rsa: RsaPublicKey,
+    keys: Sequence[KeyShare],
+) -> Protocol[ErsOutput]:
+    """Make the document of ``keys``; the players of the session are all their holders.
+
+    Args:
+        rsa: the recovery key, looked up on this node's own allow-list (R-31).
+        keys: records and shares, in the parameters' order.
+
+    Raises:
+        Abort: E_ERS_INVALID naming the player whose part does not verify.
+    """
+    _check(party, params, rsa, keys)
+    statements = tuple(statement_of(k.record) for k in keys)
+    mine = make_part(
+        rsa=rsa,
+        vault=vault,
+        node=party.index,
+        label=params.label,
+        params=params.params,
+        keys=statements,
+        shares=[k.share for k in keys],
+        chain_codes=[k.chain_code for k in keys],
+        rng=party.rng,
+    )
+    inbox: Inbox = yield Round(broadcast=PartMessage(mine.to_cbor()))
+    parts = {party.index: mine}
+    expected = [
+        ExpectedKey(s.key_id, s.public_key, s.curve, s.generation, s.record_hash)
+        for s in statements
+    ]
+    for j in party.peers:
+        parts[j] = _check_part(j, inbox.broadcast[j].part, statements, expected, params, vault, rsa)
+    return ErsOutput(Document(tuple(parts[j] for j in party.players)))
+
+
+def _check_part(
+    j: int,
+    raw: bytes,
+    statements: tuple[KeyStatement, ...],
+    expected: Sequence[ExpectedKey],
+    params: ErsParams,
+    vault: str,
+    rsa: RsaPublicKey,
+) -> Part:
+    try:
+        part = Part.from_cbor(raw)
+        verify_part(part, rsa=rsa, expected=expected, label=params.label, vault=vault, node=j)
+        # The whole statement, not only what a stranger would compare.
+        if part.context.keys != statements or part.context.params_name != params.params:
+            raise KeycairnError(Code.ERS_INVALID, "the part is about other keys or parameters")
+    except KeycairnError as exc:
+        raise Abort(
+            Code.ERS_INVALID,
+            f"player {j}: {exc.message}",
+            culprits=[j],
+            not_lost="Keys and shares are unchanged; only this document was not made.",
+            next="repair or replace the named node, then keycairn ers create again",
+            detail=exc.detail,
+        ) from exc
+    return part
+
+
+def _check(party: Party, params: ErsParams, rsa: RsaPublicKey, keys: Sequence[KeyShare]) -> None:
+    if not 1 <= len(keys) <= MAX_KEYS:
+        raise KeycairnError(Code.MALFORMED, f"a document holds 1 to {MAX_KEYS} keys")
+    if tuple(k.record.key_id for k in keys) != params.key_ids or rsa.spki_sha256 != (
+        params.rsa_spki_sha256
+    ):
+        raise KeycairnError(Code.MALFORMED, "keys do not fit the session's parameters")
+    for k in keys:
+        if k.record.holders != party.players:
+            raise KeycairnError(
+                Code.BAD_INDEX,
+                "all holders of every key take part in its document",
+                detail={"key": k.record.key_id, "holders": list(k.record.holders)},
+            )

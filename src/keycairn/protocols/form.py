@@ -17,10 +17,11 @@ with the types of this player's own messages (``direct`` may be empty for all).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Iterator, Protocol as TypingProtocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
+from typing import Protocol as TypingProtocol
 
 from keycairn.errors import Abort, Code, KeycairnError
 from keycairn.ports import Rng

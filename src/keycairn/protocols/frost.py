@@ -260,7 +260,7 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> None:
 # -- the session ---------------------------------------------------------------------------------
 
 
-class SignParams(Message):
+class SignParams(Message, frozen=True):
     """Parameters of a signing session, equal at every signer."""
 
     request_id: str
@@ -269,14 +269,14 @@ class SignParams(Message):
     message: bytes
 
 
-class NonceMessage(Message):
+class NonceMessage(Message, frozen=True):
     """Round 1, broadcast: D_i, E_i (32 bytes each)."""
 
     hiding: bytes
     binding: bytes
 
 
-class ResponseMessage(Message):
+class ResponseMessage(Message, frozen=True):
     """Round 2, broadcast: z_i (32 bytes)."""
 
     value: bytes

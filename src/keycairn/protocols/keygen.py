@@ -24,8 +24,8 @@ from keycairn.curves import Group, Point, group
 from keycairn.curves.pok import ProofOfKnowledge, check_knowledge, prove_knowledge
 from keycairn.curves.polynomial import Polynomial, evaluate_commitment
 from keycairn.encoding import SecretBytes, SecretScalar, digest, encode, tag
-from keycairn.ers.statement import chain_code_hash
 from keycairn.errors import Abort, Code, KeycairnError
+from keycairn.ers.statement import chain_code_hash
 from keycairn.protocols.durable import Certified, PendingBatch, PendingKey
 from keycairn.protocols.form import Durable, Inbox, Party, Protocol, Round, blame, require_length
 from keycairn.protocols.record import KeyRecord, protocol_for
@@ -43,7 +43,7 @@ _RECORDS = tag("dkg/records")
 _READY = tag("ready")
 
 
-class KeygenParams(Message):
+class KeygenParams(Message, frozen=True):
     """Parameters of a creation session, equal at every holder."""
 
     request_id: str
@@ -53,13 +53,13 @@ class KeygenParams(Message):
     count: int
 
 
-class Commitment(Message):
+class Commitment(Message, frozen=True):
     """Round 1, broadcast: 32-byte hash of the round-2 opening."""
 
     value: bytes
 
 
-class Opening(Message):
+class Opening(Message, frozen=True):
     """Round 2, broadcast. Per key: t+1 points, a proof (K then z), 32 bytes of chain code."""
 
     points: tuple[tuple[bytes, ...], ...]
@@ -68,19 +68,19 @@ class Opening(Message):
     salt: bytes
 
 
-class Shares(Message):
+class Shares(Message, frozen=True):
     """Round 2, direct: f_i(j) of every key, encoded scalars."""
 
     values: tuple[bytes, ...]
 
 
-class RecordHash(Message):
+class RecordHash(Message, frozen=True):
     """Round 3, broadcast: hash over the record hashes of all keys."""
 
     value: bytes
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """Round 4, broadcast: the READY signature."""
 
     signature: bytes
@@ -153,14 +153,13 @@ def keygen(party: Party, vault: str, params: KeygenParams) -> Protocol[Created]:
     inbox = yield Round(broadcast=RecordHash(combined))
     for j, message in inbox.broadcast.items():
         if message.value != combined:
-            raise Abort(
-                Code.BAD_COMMIT, f"player {j} announced other key records", culprits=[j]
-            )
+            raise Abort(Code.BAD_COMMIT, f"player {j} announced other key records", culprits=[j])
 
     statement = ready_statement(vault, party.sid, 1, hashes)
     ready = {party.index: party.signer.sign(statement)}
     yield Durable(
-        "keygen/pending", PendingBatch(party.sid, 1, tuple(keys), ready[party.index])
+        "keygen/pending",
+        PendingBatch(party.sid, party.index, 1, tuple(keys), ready[party.index]),
     )
     # No echo: a READY signature is transferable, so a difference can't hide.
     inbox = yield Round(broadcast=Ready(ready[party.index]), echo=False)
@@ -270,9 +269,7 @@ def _check_dealing(
 def _decode_proof(g: Group, raw: bytes) -> ProofOfKnowledge:
     if len(raw) != g.point_len + g.scalar_len:
         raise KeycairnError(Code.BAD_PROOF, "proof of knowledge has the wrong length")
-    return ProofOfKnowledge(
-        g.decode_point(raw[: g.point_len]), g.decode_scalar(raw[g.point_len :])
-    )
+    return ProofOfKnowledge(g.decode_point(raw[: g.point_len]), g.decode_scalar(raw[g.point_len :]))
 
 
 def _check_share(g: Group, raw: bytes, commitment: Sequence[Point], index: int) -> SecretScalar:
@@ -294,9 +291,7 @@ def _assemble(
         )
         commitments = tuple(evaluate_commitment(summed, j) for j in party.players)
     except KeycairnError as exc:
-        raise Abort(
-            Code.KEY_SUM, "the joint key or a share commitment is the identity"
-        ) from exc
+        raise Abort(Code.KEY_SUM, "the joint key or a share commitment is the identity") from exc
     share = sum(dealings[j].shares[k].reveal() for j in order) % g.q
     mine = commitments[party.players.index(party.index)]
     if share == 0 or g.base_mul(share) != mine:

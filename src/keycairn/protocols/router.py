@@ -45,18 +45,20 @@ class Mailbox:
             return
         if frame.kind == session.ABORT:
             self._abort(peer, frame)
-        elif frame.kind not in (
-            session.HELLO,
-            session.CONFIRM,
-            session.BROADCAST,
-            session.DIRECT,
-            session.ECHO,
+        elif (
+            frame.kind
+            not in (
+                session.HELLO,
+                session.CONFIRM,
+                session.BROADCAST,
+                session.DIRECT,
+                session.ECHO,
+            )
+            or not self.step <= frame.step <= self.step + 1
         ):
             self.dropped += 1
-        elif not self.step <= frame.step <= self.step + 1:
-            self.dropped += 1
         elif self._foreign(frame):
-            self._fail(
+            self.fail(
                 Abort(
                     Code.SESSION_MISMATCH,
                     f"player {peer} sent a message of another session",
@@ -79,7 +81,7 @@ class Mailbox:
         if known is None:
             self.slots[place] = frame
         elif known != frame:
-            self._fail(
+            self.fail(
                 Abort(
                     Code.EQUIVOCATION,
                     f"player {peer} sent two different messages for one step",
@@ -100,7 +102,8 @@ class Mailbox:
             return
         self.aborted.setdefault(peer, code)
 
-    def _fail(self, abort: Abort) -> None:
+    def fail(self, abort: Abort) -> None:
+        """End the session with ``abort`` (the first one counts)."""
         if self.failure is None:
             self.failure = abort
 
@@ -112,9 +115,7 @@ class Mailbox:
 
     def take(self, step: int, kind: int) -> dict[int, Frame]:
         """The frames of (step, kind) that are here, by peer."""
-        return {
-            p: frame for (s, k, p), frame in self.slots.items() if s == step and k == kind
-        }
+        return {p: frame for (s, k, p), frame in self.slots.items() if s == step and k == kind}
 
 
 class Router:
@@ -181,6 +182,13 @@ class Router:
         while len(early) > _EARLY_PER_PEER:
             early.popitem(last=False)
             self.dropped += 1
+
+    def fail(self, route: bytes, abort: Abort) -> None:
+        """End an open session from outside (its peer was banned)."""
+        box = self._open.get(route)
+        if box is not None:
+            box.fail(abort)
+            box.changed.set()
 
     def forget_peer(self, peer: int) -> None:
         """Drop what a dead incarnation of ``peer`` left behind."""

@@ -9,7 +9,7 @@ id) and CONFIRM (the id). A mismatch names the field and blames nobody.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from keycairn.encoding import digest, tag
 from keycairn.encoding import encode as transcript
@@ -27,7 +27,7 @@ _BODY = tag("session/body")
 HELLO, CONFIRM, BROADCAST, DIRECT, ECHO, ABORT = range(6)
 
 
-class Frame(Message):
+class Frame(Message, frozen=True):
     """One message of a session on the wire.
 
     ``step`` counts HELLO (0), CONFIRM (1), then one per round and one per echo. ``sid`` is empty
@@ -44,7 +44,7 @@ class Frame(Message):
     signature: bytes
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """Everything the session depends on, as this player was asked for it."""
 
     protocol: str
@@ -55,16 +55,17 @@ class Hello(Message):
     params: bytes
     incarnation: bytes
     nonce: bytes
+    bindings: tuple[tuple[int, bytes], ...]
 
 
-class Echo(Message):
+class Echo(Message, frozen=True):
     """Hash and signature of every player's broadcast, as received (own one included)."""
 
     hashes: tuple[bytes, ...]
     signatures: tuple[bytes, ...]
 
 
-class AbortNotice(Message):
+class AbortNotice(Message, frozen=True):
     """A player ends the session; the code says why, never which check or row."""
 
     code: str
@@ -80,6 +81,8 @@ class SessionSpec:
         vault: vault id.
         players: sorted indices of everybody who takes part.
         params: the typed parameter record; nothing that the run depends on is outside it.
+        bindings: what this player shares with single peers and the run depends on (the id of the
+            pair setup), by peer. Both ends of a pair must name the same value.
     """
 
     name: str
@@ -88,6 +91,7 @@ class SessionSpec:
     vault: str
     players: tuple[int, ...]
     params: Message
+    bindings: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def route(self) -> bytes:
@@ -105,6 +109,7 @@ class SessionSpec:
             encode(self.params),
             incarnation,
             nonce,
+            tuple(sorted(self.bindings.items())),
         )
 
 
@@ -113,7 +118,7 @@ def route_of(vault: str, name: str) -> bytes:
     return digest(_ROUTE, vault, name)
 
 
-def check_hello(mine: Hello, theirs: Hello, params: Message, peer: int) -> None:
+def check_hello(mine: Hello, theirs: Hello, params: Message, me: int, peer: int) -> None:
     """Raise E_SESSION_MISMATCH naming the first field that differs; nobody is blamed."""
     for name in ("protocol", "protocol_version", "vault", "name", "players"):
         if getattr(mine, name) != getattr(theirs, name):
@@ -122,6 +127,8 @@ def check_hello(mine: Hello, theirs: Hello, params: Message, peer: int) -> None:
         raise _mismatch(_differing_field(params, theirs.params), peer)
     if len(theirs.nonce) != NONCE_LEN or len(theirs.incarnation) != len(mine.incarnation):
         raise _mismatch("nonce", peer)
+    if dict(mine.bindings).get(peer) != dict(theirs.bindings).get(me):
+        raise _mismatch("pair setup", peer)
 
 
 def _differing_field(params: Message, theirs: bytes) -> str:
@@ -153,7 +160,7 @@ def session_id(spec: SessionSpec, hellos: Mapping[int, Hello]) -> bytes:
         spec.version,
         spec.vault,
         spec.name,
-        [[i, hellos[i].incarnation] for i in sorted(hellos)],
+        [[i, hellos[i].incarnation, hellos[i].bindings] for i in sorted(hellos)],
         encode(spec.params),
         [hellos[i].nonce for i in sorted(hellos)],
     )

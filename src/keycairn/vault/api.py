@@ -198,6 +198,7 @@ class VaultParameters:
     index: int
     players: tuple[int, ...]
     pins: Mapping[int, bytes]  # raw Ed25519 public key of every player, own included
+    quorum: int = 2  # players that the vault's usual key needs, t+1
     session_seconds: float = 30.0
     max_sessions: int = 64
     operations: frozenset[str] = frozenset()  # "ecdsa.create", "ecdsa.sign", "schnorr.create", …

@@ -1,0 +1,117 @@
+"""The node's end of its links: session frames to the router, control messages to handlers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from keycairn.errors import KeycairnError
+from keycairn.protocols.driver import SESSION_FRAME
+from keycairn.protocols.link import Link
+from keycairn.protocols.router import Router
+from keycairn.protocols.wire import Message
+from keycairn.vault import control
+
+M = TypeVar("M", bound=Message)
+Handler = Callable[[int, Any], Awaitable[None]]
+
+_CONTROL_BACKLOG = 1024
+
+
+@dataclass
+class Peer:
+    """What this node knows about a peer right now."""
+
+    index: int
+    up: bool = False
+    incarnation: bytes = b""
+    version: str = ""
+    queue: asyncio.Queue[Message] = field(
+        default_factory=lambda: asyncio.Queue(maxsize=_CONTROL_BACKLOG)
+    )
+
+
+class Exchange:
+    """Receives everything a link delivers.
+
+    Control messages of one peer are handled one after the other by a task of its own, so that a
+    slow handler or a flood from one peer holds back nobody else; a full backlog drops.
+    """
+
+    def __init__(self, link: Link, router: Router, announce: control.Announce) -> None:
+        self.link = link
+        self.router = router
+        self.peers: dict[int, Peer] = {}
+        self.dropped = 0
+        self._announce = announce
+        self._handlers: dict[type[Message], Handler] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._workers: dict[int, asyncio.Task[None]] = {}
+
+    def on(self, kind: type[M], handler: Callable[[int, M], Awaitable[None]]) -> None:
+        """Register the handler of a control message."""
+        self._handlers[kind] = handler
+
+    async def send(self, peer: int, message: Message) -> None:
+        """Send a control message; dropped if the peer is down."""
+        await self.link.send(peer, control.pack(message))
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Run ``work`` in the background until :meth:`close`; its typed errors are not fatal."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except KeycairnError:
+                return
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- Receiver ----------------------------------------------------------------------------
+
+    def frame(self, peer: int, data: bytes) -> None:
+        if data[:1] == SESSION_FRAME:
+            self.router.deliver(peer, data[1:])
+            return
+        message = control.unpack(data)
+        if message is None or type(message) not in self._handlers:
+            self.dropped += 1
+            return
+        try:
+            self._peer(peer).queue.put_nowait(message)
+        except asyncio.QueueFull:
+            self.dropped += 1
+
+    def up(self, peer: int) -> None:
+        self._peer(peer).up = True
+        self.spawn(self.send(peer, self._announce))
+
+    def down(self, peer: int) -> None:
+        self._peer(peer).up = False
+
+    def _peer(self, index: int) -> Peer:
+        if index not in self.peers:
+            self.peers[index] = Peer(index)
+            loop = asyncio.get_running_loop()
+            self._workers[index] = loop.create_task(self._work(self.peers[index]))
+        return self.peers[index]
+
+    async def _work(self, peer: Peer) -> None:
+        while True:
+            message = await peer.queue.get()
+            try:
+                await self._handlers[type(message)](peer.index, message)
+            except KeycairnError:
+                # A peer's bad message must not stop the ones behind it.
+                self.dropped += 1
+
+    async def close(self) -> None:
+        """Stop all background work."""
+        tasks = [*self._tasks, *self._workers.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,313 @@
+"""Keys at a node: creation, the certificate that makes them active, and how they are shown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from keycairn.curves.addresses import addresses
+from keycairn.encoding import digest, tag
+from keycairn.errors import Code, KeycairnError
+from keycairn.ports import Clock
+from keycairn.protocols import keygen
+from keycairn.protocols.durable import Certified, PendingBatch
+from keycairn.protocols.form import Signer
+from keycairn.protocols.session import SessionSpec
+from keycairn.vault.api import CreateKeys, KeyView, VaultParameters
+from keycairn.vault.control import ReadyNote
+from keycairn.vault.coverage import KeyCoverage, key_coverage
+from keycairn.vault.exchange import Exchange
+from keycairn.vault.policy import Answer, Policy, require_satisfiable
+from keycairn.vault.ports import Batch, KeyRow, NewKey, Store
+from keycairn.vault.sessions import Sessions, check_names
+
+_REQUEST = tag("request/create")
+_WAIT_FOR_CERTIFICATE = 5.0
+
+
+class _CreateJournal:
+    """Makes the two durable steps of key generation durable in the store."""
+
+    def __init__(
+        self, store: Store, clock: Clock, application: str, request: CreateKeys, hashed: bytes
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._application = application
+        self._request = request
+        self._hash = hashed
+
+    async def commit(self, what: str, record: Any) -> None:
+        if isinstance(record, PendingBatch):
+            await self._pending(record)
+        elif isinstance(record, Certified):
+            await self._store.add_ready(record.batch_id, record.ready)
+        else:
+            raise ValueError(f"key generation has no durable step {what}")
+
+    async def _pending(self, p: PendingBatch) -> None:
+        records = [k.record for k in p.keys]
+        own = self._request.names
+        batch = Batch(
+            batch_id=p.batch_id,
+            application=self._application,
+            request_id=own.request_id,
+            request_hash=self._hash,
+            generation=p.generation,
+            record_hashes=tuple(r.hash for r in records),
+            key_ids=tuple(r.key_id for r in records),
+            holders=records[0].holders,
+            ready={p.index: p.ready},
+            active=False,
+            created_us=self._clock.now_us(),
+        )
+        keys = [NewKey(k.record, k.share, k.chain_code) for k in p.keys]
+        await self._store.put_batch(batch, keys)
+
+
+class Keys:
+    """Creation and views of keys.
+
+    A batch is *pending* from this node's READY until the READY of every holder is here; nodes
+    exchange them at every contact, so a crash between the two loses nothing (R-15).
+    """
+
+    def __init__(
+        self,
+        params: VaultParameters,
+        policy: Policy,
+        *,
+        store: Store,
+        sessions: Sessions,
+        exchange: Exchange,
+        signer: Signer,
+        clock: Clock,
+    ) -> None:
+        self._params = params
+        self._policy = policy
+        self._store = store
+        self._sessions = sessions
+        self._exchange = exchange
+        self._signer = signer
+        self._clock = clock
+        self._activated = asyncio.Condition()
+        exchange.on(ReadyNote, self._ready_note)
+
+    # -- creation --------------------------------------------------------------------------
+
+    async def create(self, application: str, request: CreateKeys) -> Sequence[KeyView]:
+        """See ``Service.create_keys``."""
+        names = request.names
+        check_names(names, self._params.players)
+        parameters = keygen.KeygenParams(
+            names.request_id, request.scheme, request.curve, request.threshold, request.count
+        )
+        if request.variant is not None:
+            raise KeycairnError(Code.MALFORMED, "this version has no key variants")
+        keygen.check_params(names.players, parameters)
+        if names.players != self._params.players:
+            raise KeycairnError(
+                Code.BAD_INDEX,
+                "a key is held by all nodes of the vault; name every player",
+                detail={"players": list(self._params.players)},
+            )
+        self._allowed(request.scheme, "create")
+        require_satisfiable(self._policy, len(names.players), request.threshold)
+        hashed = digest(
+            _REQUEST,
+            names.request_id,
+            request.scheme,
+            request.curve,
+            request.threshold,
+            request.count,
+            list(names.players),
+        )
+
+        async def work() -> Sequence[KeyView]:
+            batch = await self._store.batch_by_request(application, names.request_id)
+            if batch is None:
+                batch = await self._generate(application, request, parameters, hashed)
+            elif batch.request_hash != hashed:
+                raise KeycairnError(
+                    Code.CONFLICT,
+                    "this request_id was used for other keys",
+                    not_lost="The keys of the earlier request are unchanged.",
+                    next="use a fresh request_id",
+                )
+            if not batch.active:
+                batch = await self._await_certificate(batch)
+            return [await self.view(await self._row(k)) for k in batch.key_ids]
+
+        return await self._sessions.once(application, "create", names, work)
+
+    def _allowed(self, scheme: str, action: str) -> None:
+        if f"{scheme}.{action}" not in self._params.operations:
+            raise KeycairnError(
+                Code.POLICY,
+                f"this node's configuration does not allow {scheme}.{action}",
+                next=f"set {action} = true under [operations.{scheme}] in node.toml and restart",
+            )
+
+    async def _generate(
+        self,
+        application: str,
+        request: CreateKeys,
+        parameters: keygen.KeygenParams,
+        hashed: bytes,
+    ) -> Batch:
+        spec = SessionSpec(
+            request.names.session_id,
+            keygen.NAME,
+            keygen.VERSION,
+            self._params.vault_id,
+            request.names.players,
+            parameters,
+        )
+        journal = _CreateJournal(self._store, self._clock, application, request, hashed)
+        try:
+            created = await self._sessions.run(
+                spec,
+                lambda party: keygen.keygen(party, self._params.vault_id, parameters),
+                journal,
+                timeout=self._params.session_seconds + request.count * 0.2,
+            )
+            batch = await self._store.batch(created.batch_id)
+        except KeycairnError:
+            # Died after READY? Then the batch is there, and the peers may know the rest.
+            batch = await self._store.batch_by_request(application, request.names.request_id)
+            if batch is None:
+                raise
+        if batch is None:
+            raise KeycairnError(Code.STORE_INTEGRITY, "the batch just written is not there")
+        return batch
+
+    async def _await_certificate(self, batch: Batch) -> Batch:
+        """Ask all holders for their READY and wait a little for the certificate."""
+        await self._tell(batch, ask=True)
+
+        async def active() -> Batch:
+            async with self._activated:
+                while True:
+                    now = await self._store.batch(batch.batch_id)
+                    if now is not None and now.active:
+                        return now
+                    await self._activated.wait()
+
+        try:
+            return await asyncio.wait_for(active(), _WAIT_FOR_CERTIFICATE)
+        except TimeoutError:
+            waiting = [h for h in batch.holders if h not in batch.ready]
+            raise KeycairnError(
+                Code.PEER_TIMEOUT,
+                f"the keys are pending: READY of player {', '.join(map(str, waiting))} is missing",
+                not_lost="This node keeps its shares; the keys become active when the certificate "
+                "is complete. They are not usable until then.",
+                next="start the missing nodes, then keycairn key list (or create under a fresh "
+                "request_id)",
+                detail={"waiting_for": waiting, "key_ids": list(batch.key_ids)},
+            ) from None
+
+    # -- READY at every contact ------------------------------------------------------------
+
+    async def contact(self, peer: int) -> None:
+        """Show a peer what is still pending here, and ask for what it knows."""
+        for batch in await self._store.pending_batches():
+            if peer in batch.holders:
+                await self._exchange.send(peer, _note(batch, ask=True))
+
+    async def _tell(self, batch: Batch, *, ask: bool) -> None:
+        for peer in batch.holders:
+            if peer != self._params.index:
+                await self._exchange.send(peer, _note(batch, ask=ask))
+
+    async def _ready_note(self, peer: int, note: ReadyNote) -> None:
+        batch = await self._store.batch(note.batch_id)
+        if batch is None or peer not in batch.holders:
+            return
+        statement = keygen.ready_statement(
+            self._params.vault_id, batch.batch_id, batch.generation, batch.record_hashes
+        )
+        new = {
+            player: signature
+            for player, signature in note.ready[: len(batch.holders)]
+            if player in batch.holders
+            and player not in batch.ready
+            and self._signer.verify(player, statement, signature)
+        }
+        if new:
+            batch = await self._store.add_ready(batch.batch_id, new)
+            if batch.active:
+                async with self._activated:
+                    self._activated.notify_all()
+        if note.ask:
+            await self._exchange.send(peer, _note(batch, ask=False))
+
+    # -- views -----------------------------------------------------------------------------
+
+    async def _row(self, key_id: str) -> KeyRow:
+        row = await self._store.key(key_id)
+        if row is None:
+            raise not_found()
+        return row
+
+    async def of(self, application: str, key_id: str) -> KeyRow:
+        """The row of an application's key; E_NOT_FOUND is the same for foreign and missing."""
+        row = await self._store.key(key_id)
+        if row is None or row.application != application:
+            raise not_found()
+        return row
+
+    async def list(self, application: str, after: str, limit: int) -> Sequence[KeyView]:
+        rows = await self._store.keys(application=application, after=after, limit=limit)
+        documents = await self._store.documents()
+        bundles = await self._store.bundles()
+        return [
+            self._view(row, key_coverage(row, self._policy, documents=documents, bundles=bundles))
+            for row in rows
+        ]
+
+    async def coverage(self, row: KeyRow) -> KeyCoverage:
+        """What protects this key here, from this node's own evidence."""
+        return key_coverage(
+            row,
+            self._policy,
+            documents=await self._store.documents(row.record.key_id),
+            bundles=await self._store.bundles(),
+        )
+
+    async def view(self, row: KeyRow) -> KeyView:
+        return self._view(row, await self.coverage(row))
+
+    def _view(self, row: KeyRow, coverage: KeyCoverage) -> KeyView:
+        record = row.record
+        open_gate = row.state == "active" and (
+            "address" not in self._params.gate or coverage.holds is Answer.YES
+        )
+        known = addresses(record.scheme, record.curve, record.public_key)
+        return KeyView(
+            key_id=record.key_id,
+            scheme=record.scheme,
+            curve=record.curve,
+            public_key=record.public_key,
+            generation=record.generation,
+            threshold=record.threshold,
+            players=record.holders,
+            state=row.state,
+            record_hash=record.hash,
+            backed_up=coverage.holds.value,
+            addresses=known if open_gate else dict.fromkeys(known),
+            missing=tuple(coverage.missing.words),
+            next=tuple(coverage.missing.next),
+        )
+
+
+def not_found() -> KeycairnError:
+    """The one answer for a key that is missing or another application's."""
+    return KeycairnError(
+        Code.NOT_FOUND, "no such key", next="keycairn key list shows the keys you may use"
+    )
+
+
+def _note(batch: Batch, *, ask: bool) -> ReadyNote:
+    return ReadyNote(batch.batch_id, tuple(sorted(batch.ready.items())), ask)

@@ -1,0 +1,311 @@
+"""One node, whole: the ports put together behind the ``Service`` port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from keycairn import __version__
+from keycairn.errors import Code, KeycairnError
+from keycairn.ports import Clock, Rng
+from keycairn.protocols.dkls23 import session as dkls23_session
+from keycairn.protocols.link import Link
+from keycairn.protocols.router import Router
+from keycairn.protocols.session import SessionSpec
+from keycairn.protocols.setup import PairSetup, pair_setup
+from keycairn.vault.api import (
+    CreateDocument,
+    CreateKeys,
+    DocumentResult,
+    ErsKeyView,
+    Identity,
+    KeyView,
+    Sign,
+    Signature,
+    VaultParameters,
+)
+from keycairn.vault.control import Announce
+from keycairn.vault.emergency import Documents, ErsKeys
+from keycairn.vault.exchange import Exchange
+from keycairn.vault.keys import Keys
+from keycairn.vault.policy import parse, warnings_for
+from keycairn.vault.ports import DocumentStore, Store
+from keycairn.vault.sessions import Sessions
+from keycairn.vault.setups import SetupBook
+from keycairn.vault.signer import IdentitySigner
+from keycairn.vault.signing import Signing, SigningJournal
+
+#: Threads for protocol steps. The work holds the interpreter lock most of the time; a few
+#: threads let sessions interleave, more would only add switching.
+_THREADS = 4
+
+
+class NodeService:
+    """Implements :class:`keycairn.vault.api.Service`.
+
+    Args:
+        params: constants of vault and node, from the configuration.
+        identity: the node's identity key; its public half must be the pin of ``params.index``.
+        store: the node's durable memory, open.
+        documents: the node's own ERS store.
+        link: its links; attached and started by :meth:`start`.
+        crash: called at every named crash point; only a test build ends the process there.
+    """
+
+    def __init__(
+        self,
+        params: VaultParameters,
+        identity: Identity,
+        store: Store,
+        documents: DocumentStore,
+        link: Link,
+        clock: Clock,
+        rng: Rng,
+        *,
+        crash: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._params = params
+        self._store = store
+        self._link = link
+        self._clock = clock
+        self._policy = parse(params.policy)
+        self.incarnation = rng.bytes(32)
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="protocol")
+        self._router = Router()
+        signer = IdentitySigner(identity, params.pins)
+        self._sessions = Sessions(
+            params,
+            self.incarnation,
+            store=store,
+            link=link,
+            router=self._router,
+            signer=signer,
+            clock=clock,
+            rng=rng,
+            executor=self._executor,
+            crash=crash,
+        )
+        self._exchange = Exchange(
+            link, self._router, Announce(params.vault_id, self.incarnation, __version__)
+        )
+        self._exchange.on(Announce, self._announced)
+        self._setups = SetupBook(
+            params.index,
+            self._exchange,
+            self._run_setup,
+            self._sessions.banned,
+            clock,
+            rng,
+        )
+        self._keys = Keys(
+            params,
+            self._policy,
+            store=store,
+            sessions=self._sessions,
+            exchange=self._exchange,
+            signer=signer,
+            clock=clock,
+        )
+        self._signing = Signing(
+            params,
+            self.incarnation,
+            store=store,
+            sessions=self._sessions,
+            setups=self._setups,
+            keys=self._keys,
+            clock=clock,
+        )
+        self._setup_journal = SigningJournal(store, self._sessions, clock, self.incarnation)
+        self._ers_keys = ErsKeys(params, store, clock, rng)
+        self._documents = Documents(
+            params,
+            store=store,
+            files=documents,
+            ers_keys=self._ers_keys,
+            sessions=self._sessions,
+            keys=self._keys,
+            exchange=self._exchange,
+            clock=clock,
+        )
+        self.started_us = 0
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin a new incarnation and open the links."""
+        self.started_us = self._clock.now_us()
+        await self._store.begin_incarnation(self.incarnation, self.started_us)
+        await self._sessions.load_bans()
+        await self._documents.check_files()
+        self._link.attach(self._exchange)
+        await self._link.start()
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Let running sessions end for ``grace`` seconds, then close links. Not the store."""
+        await self._sessions.drain(grace)
+        await self._exchange.close()
+        await self._link.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _announced(self, peer: int, hello: Announce) -> None:
+        """First word of a peer on a new connection."""
+        known = self._exchange.peers[peer]
+        if hello.vault != self._params.vault_id:
+            return
+        if known.incarnation != hello.incarnation:
+            # Whatever was made with the peer's old incarnation died with it.
+            known.incarnation = hello.incarnation
+            self._setups.drop(peer)
+            self._router.forget_peer(peer)
+        known.version = hello.version
+        await self._keys.contact(peer)
+        await self._documents.contact(peer)
+        await self._setups.contact(peer)
+
+    async def _run_setup(self, name: str, peer: int) -> PairSetup:
+        players = tuple(sorted((self._params.index, peer)))
+        spec = SessionSpec(
+            name,
+            dkls23_session.SETUP_NAME,
+            dkls23_session.SETUP_VERSION,
+            self._params.vault_id,
+            players,
+            dkls23_session.SetupParams("ecdsa"),
+        )
+        made = await self._sessions.run(spec, pair_setup, self._setup_journal, public=False)
+        made.created_at_us = self._clock.now_us()
+        return made
+
+    # -- applications ------------------------------------------------------------------------
+
+    async def create_keys(self, application: str, request: CreateKeys) -> Sequence[KeyView]:
+        return await self._keys.create(application, request)
+
+    async def list_keys(self, application: str, after: str, limit: int) -> Sequence[KeyView]:
+        return await self._keys.list(application, after, limit)
+
+    async def show_key(self, application: str, key_id: str, path: str | None) -> KeyView:
+        if path is not None:
+            raise KeycairnError(Code.MALFORMED, "this version has no key derivation paths yet")
+        return await self._keys.view(await self._keys.of(application, key_id))
+
+    async def sign(self, application: str, request: Sign) -> Signature:
+        return await self._signing.sign(application, request)
+
+    async def create_document(self, application: str, request: CreateDocument) -> DocumentResult:
+        return await self._documents.create(application, request)
+
+    async def ers_status(self, application: str, key_id: str | None) -> Sequence[dict[str, Any]]:
+        if key_id is not None:
+            return [await self._documents.status(await self._keys.of(application, key_id))]
+        rows = await self._store.keys(application=application)
+        return [await self._documents.status(row) for row in rows]
+
+    async def coverage(self, application: str, key_id: str | None) -> Sequence[dict[str, Any]]:
+        if key_id is not None:
+            rows = [await self._keys.of(application, key_id)]
+        else:
+            rows = list(await self._store.keys(application=application))
+        return [(await self._keys.coverage(row)).to_json() for row in rows]
+
+    async def session(self, application: str, session_id: str) -> dict[str, Any]:
+        return self._sessions.describe(application, session_id)
+
+    # -- operator ----------------------------------------------------------------------------
+
+    async def ers_key_add(
+        self, spki: bytes, expires_us: int | None, legacy_2048: bool
+    ) -> dict[str, Any]:
+        return await self._ers_keys.add(spki, expires_us, legacy_2048)
+
+    async def ers_key_confirm(self, answers: Mapping[str, Any]) -> ErsKeyView:
+        return await self._ers_keys.confirm(answers)
+
+    async def ers_key_remove(self, spki_sha256: str) -> None:
+        await self._ers_keys.remove(spki_sha256)
+
+    async def ers_key_list(self) -> Sequence[ErsKeyView]:
+        return await self._ers_keys.list()
+
+    async def ers_key_attest(self, spki_sha256: str) -> dict[str, Any]:
+        return await self._ers_keys.attest(spki_sha256)
+
+    async def status(self) -> dict[str, Any]:
+        pending = await self._store.pending_batches()
+        findings: list[dict[str, Any]] = [
+            {
+                "finding": "pending",
+                "key_ids": list(b.key_ids),
+                "waiting_for": [h for h in b.holders if h not in b.ready],
+                "next": "start the named nodes; the keys become active at the next contact",
+            }
+            for b in pending
+        ]
+        findings += [
+            {
+                "finding": "damaged",
+                "table": d.table,
+                "row": d.row,
+                "why": d.why,
+                "next": "keycairn node restore BUNDLE --into DIR --identity FILE",
+            }
+            for d in await self._store.damaged()
+        ]
+        findings += [
+            {"finding": "policy", "text": text}
+            for text in warnings_for(self._policy, self._params.gate)
+        ]
+        return {
+            "state": "ACTIVE",
+            "why": "",
+            "vault": self._params.vault_id,
+            "node": self._params.index,
+            "incarnation": self.incarnation.hex(),
+            "started_us": self.started_us,
+            "version": __version__,
+            "head": None,
+            "pending": [list(b.key_ids) for b in pending],
+            "findings": findings,
+        }
+
+    async def peers(self) -> Sequence[dict[str, Any]]:
+        bans = self._sessions.bans
+        out = []
+        for index in self._params.players:
+            if index == self._params.index:
+                continue
+            known = self._exchange.peers.get(index)
+            ban = bans.get(index)
+            out.append(
+                {
+                    "index": index,
+                    "up": self._link.is_up(index),
+                    "incarnation": known.incarnation.hex() if known else "",
+                    "version": known.version if known else "",
+                    "setup": self._setups.get(index) is not None,
+                    "banned": ban is not None,
+                    "ban": None
+                    if ban is None
+                    else {"id": ban.ban_id, "reason": ban.reason, "at_us": ban.at_us},
+                }
+            )
+        return out
+
+    async def health(self) -> dict[str, Any]:
+        """Whether a round could finish: as many players as the smallest key needs are here."""
+        bans = self._sessions.bans
+        reachable = [
+            p
+            for p in self._params.players
+            if p == self._params.index or (self._link.is_up(p) and p not in bans)
+        ]
+        needed = self._params.quorum
+        reasons = []
+        if len(reachable) < needed:
+            missing = sorted(set(self._params.players) - set(reachable))
+            reasons.append(f"players {missing} are not reachable; {needed} are needed to sign")
+        return {"ok": not reasons, "node": self._params.index, "reasons": reasons}
+
+    async def state_digest(self) -> bytes:
+        return await self._store.state_digest()

@@ -1,0 +1,234 @@
+"""Running sessions at a node: limits, one result per request id, bans that reach everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar, cast
+
+from keycairn.errors import Abort, Certainty, Code, KeycairnError
+from keycairn.ports import Clock, Rng
+from keycairn.protocols.driver import Environment, Journal, run
+from keycairn.protocols.form import Factory, Signer
+from keycairn.protocols.link import Link
+from keycairn.protocols.router import Router
+from keycairn.protocols.session import SessionSpec, route_of
+from keycairn.vault.api import SessionNames, VaultParameters
+from keycairn.vault.ports import BanRow, Store
+
+R = TypeVar("R")
+
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+_REMEMBERED = 1000
+
+
+def check_names(names: SessionNames, vault_players: tuple[int, ...]) -> None:
+    """Refuse bad session and request ids and impossible players.
+
+    Raises:
+        KeycairnError: E_MALFORMED, E_BAD_INDEX.
+    """
+    for what, value in (("session_id", names.session_id), ("request_id", names.request_id)):
+        if not isinstance(value, str) or not _NAME.match(value):
+            raise KeycairnError(
+                Code.MALFORMED,
+                f"{what} must be 1 to 64 characters of A-Z a-z 0-9 . _ : -",
+                detail={"field": what},
+            )
+    players = names.players
+    if any(type(p) is not int for p in players) or len(set(players)) != len(players):
+        raise KeycairnError(Code.BAD_INDEX, "players must be distinct integers")
+    strangers = sorted(p for p in players if p not in vault_players)
+    if strangers:
+        raise KeycairnError(
+            Code.BAD_INDEX,
+            f"player {', '.join(map(str, strangers[:8]))} is not in this vault",
+            detail={"players": list(vault_players)},
+        )
+
+
+class Sessions:
+    """Starts protocol runs for this node and knows those that are running."""
+
+    def __init__(
+        self,
+        params: VaultParameters,
+        incarnation: bytes,
+        *,
+        store: Store,
+        link: Link,
+        router: Router,
+        signer: Signer,
+        clock: Clock,
+        rng: Rng,
+        executor: Executor | None,
+        crash: Callable[[str], None],
+    ) -> None:
+        self._params = params
+        self._store = store
+        self._link = link
+        self._router = router
+        self._clock = clock
+        self._rng = rng
+        self._incarnation = incarnation
+        self._signer = signer
+        self._executor = executor
+        self._crash = crash
+        self._running: dict[str, tuple[int, ...]] = {}
+        self._public = 0
+        self._requests: dict[tuple[str, str, str], asyncio.Future[Any]] = {}
+        self._history: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
+        self._banned: dict[int, BanRow] = {}
+
+    # -- bans ------------------------------------------------------------------------------
+
+    async def load_bans(self) -> None:
+        """Read the bans in force."""
+        self._banned = {b.peer: b for b in await self._store.bans() if b.lifted_us is None}
+
+    def banned(self, peer: int) -> bool:
+        """Whether ``peer`` is banned by this node."""
+        return peer in self._banned
+
+    @property
+    def bans(self) -> dict[int, BanRow]:
+        return dict(self._banned)
+
+    async def ban(self, peers: tuple[int, ...], reason: str) -> None:
+        """Ban durably, then end every session with the banned peers (rule 7).
+
+        From the first line on no other session with them judges anything: their setups were
+        killed by the protocol before it asked for this record.
+        """
+        now = self._clock.now_us()
+        for peer in peers:
+            row = BanRow(f"ban-{self._rng.bytes(8).hex()}", peer, reason, now)
+            self._banned[peer] = row
+            await self._store.put_ban(row)
+        for name, players in list(self._running.items()):
+            if set(players) & set(peers):
+                self._router.fail(
+                    route_of(self._params.vault_id, name),
+                    Abort(
+                        Code.PEER_BANNED,
+                        f"player {', '.join(map(str, peers))} was banned during this session",
+                        culprits=peers,
+                        certainty=Certainty.CERTAIN,
+                    ),
+                )
+
+    def refuse_banned(self, players: tuple[int, ...]) -> None:
+        """Raise E_PEER_BANNED if a player is banned."""
+        bad = sorted(p for p in players if p in self._banned)
+        if bad:
+            raise KeycairnError(
+                Code.PEER_BANNED,
+                f"player {', '.join(map(str, bad))} is banned by this node",
+                not_lost="Keys are safe; other signers can go on without the banned player.",
+                next="choose other --nodes; keycairn node peers shows the ban and its reason",
+                detail={"peers": bad},
+            )
+
+    # -- running ---------------------------------------------------------------------------
+
+    async def run(
+        self,
+        spec: SessionSpec,
+        factory: Factory[R],
+        journal: Journal,
+        *,
+        public: bool = True,
+        timeout: float | None = None,
+    ) -> R:
+        """Run one session.
+
+        Args:
+            public: counts against ``max_sessions`` (pair setups don't).
+        """
+        self.refuse_banned(spec.players)
+        if public and self._public >= self._params.max_sessions:
+            raise KeycairnError(
+                Code.RATE_LIMIT,
+                f"{self._params.max_sessions} sessions are running",
+                not_lost="Nothing was signed or created by this request.",
+                next="repeat the request later",
+            )
+        limit = timeout if timeout is not None else self._params.session_seconds
+        env = Environment(
+            index=self._params.index,
+            incarnation=self._incarnation,
+            link=self._link,
+            router=self._router,
+            rng=self._rng,
+            signer=self._signer,
+            journal=journal,
+            timeout=limit,
+            executor=self._executor,
+            crash=self._crash,
+        )
+        self._public += public
+        self._running[spec.name] = spec.players
+        try:
+            # Nodes that have just started may still be dialling.
+            peers = [p for p in spec.players if p != self._params.index]
+            await self._link.wait_up(peers, min(limit, 5.0))
+            return await run(spec, factory, env)
+        finally:
+            self._public -= public
+            self._running.pop(spec.name, None)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until no session runs, at most ``seconds``."""
+        deadline = self._clock.monotonic() + seconds
+        while self._running and self._clock.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    # -- idempotency and history --------------------------------------------------------------
+
+    async def once(
+        self, application: str, kind: str, names: SessionNames, work: Callable[[], Awaitable[R]]
+    ) -> R:
+        """Do ``work``, or wait for the same request that is already being worked on.
+
+        A waiting caller shares the outcome, errors included.
+        """
+        place = (application, kind, names.request_id)
+        running = self._requests.get(place)
+        if running is not None:
+            return cast("R", await asyncio.shield(running))
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._requests[place] = future
+        entry = {"session_id": names.session_id, "kind": kind, "state": "running", "error": None}
+        self._remember(application, names.session_id, entry)
+        try:
+            result = await work()
+        except BaseException as exc:
+            entry["state"] = "failed"
+            if isinstance(exc, KeycairnError):
+                entry["error"] = exc.to_json()["error"]
+                future.set_exception(exc)
+                future.exception()  # marks it as retrieved: there may be no second caller
+            else:
+                future.cancel()
+            raise
+        else:
+            entry["state"] = "done"
+            future.set_result(result)
+            return result
+        finally:
+            del self._requests[place]
+
+    def _remember(self, application: str, session_id: str, entry: dict[str, Any]) -> None:
+        self._history[(application, session_id)] = entry
+        while len(self._history) > _REMEMBERED:
+            self._history.popitem(last=False)
+
+    def describe(self, application: str, session_id: str) -> dict[str, Any]:
+        """What became of a session. E_NOT_FOUND."""
+        entry = self._history.get((application, session_id))
+        if entry is None:
+            raise KeycairnError(Code.NOT_FOUND, "no such session at this node in this incarnation")
+        return dict(entry)

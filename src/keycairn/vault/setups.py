@@ -1,0 +1,137 @@
+"""Pair setups (base OTs and zero-sharing seeds): one per pair of incarnations, in memory only.
+
+The lower player of a pair invites, the higher joins; a player that has none asks. A new
+incarnation of a peer, a ban or a failed check drops the setup; nothing of it is ever stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+from keycairn.errors import Abort, Code, KeycairnError
+from keycairn.ports import Clock, Rng
+from keycairn.protocols.setup import PairSetup
+from keycairn.vault.control import SetupInvite, SetupWanted
+from keycairn.vault.exchange import Exchange
+
+RunSetup = Callable[[str, int], Awaitable[PairSetup]]
+
+
+class Banned(Protocol):
+    """Who is banned right now."""
+
+    def __call__(self, peer: int) -> bool: ...
+
+
+class SetupBook:
+    """The live setups of this node.
+
+    Args:
+        run: runs the pair-setup session of a name with a peer.
+        banned: setups with a banned peer are neither made nor used.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        exchange: Exchange,
+        run: RunSetup,
+        banned: Banned,
+        clock: Clock,
+        rng: Rng,
+    ) -> None:
+        self._index = index
+        self._exchange = exchange
+        self._run = run
+        self._banned = banned
+        self._clock = clock
+        self._rng = rng
+        self._live: dict[int, PairSetup] = {}
+        self._making: set[int] = set()
+        self._changed = asyncio.Condition()
+        exchange.on(SetupInvite, self._invited)
+        exchange.on(SetupWanted, self._wanted)
+
+    def get(self, peer: int) -> PairSetup | None:
+        """The live setup with ``peer``, or None."""
+        setup = self._live.get(peer)
+        if setup is None or setup.dead or setup.expired(self._clock.now_us()):
+            return None
+        return setup
+
+    def drop(self, peer: int) -> None:
+        """Kill the setup with ``peer``; sessions on it end without judging anything."""
+        setup = self._live.pop(peer, None)
+        if setup is not None:
+            setup.kill()
+
+    async def ensure(self, peers: Iterable[int], timeout: float) -> dict[int, PairSetup]:
+        """Live setups with all of ``peers``, made if needed.
+
+        Raises:
+            Abort: E_PEER_TIMEOUT naming the peers without one after ``timeout`` seconds.
+        """
+        wanted = set(peers)
+        for peer in wanted:
+            if self.get(peer) is None:
+                await self._begin(peer)
+
+        async def all_there() -> None:
+            async with self._changed:
+                await self._changed.wait_for(lambda: all(self.get(p) is not None for p in wanted))
+
+        try:
+            await asyncio.wait_for(all_there(), timeout)
+        except TimeoutError:
+            late = sorted(p for p in wanted if self.get(p) is None)
+            raise Abort(
+                Code.PEER_TIMEOUT,
+                f"no pair setup with player {', '.join(map(str, late))} within {timeout:g} s",
+                next="keycairn node peers shows who is connected",
+                detail={"waiting_for": late},
+            ) from None
+        return {p: s for p in wanted if (s := self.get(p)) is not None}
+
+    async def contact(self, peer: int) -> None:
+        """A peer announced itself: make a setup with it ahead of the first use."""
+        if self._index < peer and self.get(peer) is None:
+            await self._begin(peer)
+
+    async def _begin(self, peer: int) -> None:
+        if self._banned(peer) or peer in self._making:
+            return
+        if self._index > peer:
+            await self._exchange.send(peer, SetupWanted("none"))
+            return
+        name = f"setup/{self._index}-{peer}/{self._rng.bytes(16).hex()}"
+        await self._exchange.send(peer, SetupInvite(name))
+        self._exchange.spawn(self._make(name, peer))
+
+    async def _make(self, name: str, peer: int) -> None:
+        if peer in self._making:
+            return
+        self._making.add(peer)
+        try:
+            made = await self._run(name, peer)
+        except KeycairnError:
+            return
+        finally:
+            self._making.discard(peer)
+        self.drop(peer)
+        self._live[peer] = made
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _invited(self, peer: int, invite: SetupInvite) -> None:
+        expected = f"setup/{peer}-{self._index}/"
+        if peer < self._index and invite.name.startswith(expected) and not self._banned(peer):
+            self._exchange.spawn(self._make(invite.name, peer))
+
+    async def _wanted(self, peer: int, _: SetupWanted) -> None:
+        if self._index < peer:
+            # The peer has none, so ours is useless.
+            if peer not in self._making:
+                self.drop(peer)
+            await self._begin(peer)
