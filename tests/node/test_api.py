@@ -112,7 +112,19 @@ def test_T112_time_of_a_comparison_tells_nothing() -> None:
 
 @pytest.mark.parametrize(
     "players",
-    [[], [0], [-1, 2], [1, 1, 2], [256, 1], ["1", "2"], "123", [True, 2], None, {"1": 1}, [1, None]],
+    [
+        [],
+        [0],
+        [-1, 2],
+        [1, 1, 2],
+        [256, 1],
+        ["1", "2"],
+        "123",
+        [True, 2],
+        None,
+        {"1": 1},
+        [1, None],
+    ],
 )
 async def test_T006_players(http: httpx.AsyncClient, service: Any, players: Any) -> None:
     answer = await http.post("/v1/keys", json=GOOD | {"players": players})

@@ -1,6 +1,5 @@
 """node.toml: what is refused, and that the text tells the operator what to change."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -169,7 +168,7 @@ def test_identity_key_file(tmp_path: Path) -> None:
         load_identity(path)
     assert caught.value.code is Code.POLICY
     path.write_text("not a key")
-    os.chmod(path, 0o600)
+    path.chmod(0o600)
     with pytest.raises(KeycairnError) as caught:
         load_identity(path)
     assert caught.value.code is Code.MALFORMED

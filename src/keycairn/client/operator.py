@@ -1,0 +1,78 @@
+"""One node's management API, for its operator on the same machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from keycairn.client.transport import JsonClient
+from keycairn.errors import Code, KeycairnError
+from keycairn.node.config import NodeConfig
+
+
+class OperatorClient(JsonClient):
+    """Calls a node's management listener. :meth:`of` finds address and token by node.toml."""
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> OperatorClient:
+        """The client for the node that runs with this configuration.
+
+        Raises:
+            KeycairnError: E_UNAVAILABLE when the node isn't running (it writes its token when it
+                starts and removes it when it stops).
+        """
+        try:
+            token = config.token_file.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise KeycairnError(
+                Code.UNAVAILABLE,
+                f"node {config.index} is not running, or belongs to another user: "
+                f"{config.token_file} cannot be read",
+                next=f"keycairn node run --config {config.file}",
+                node=config.index,
+            ) from exc
+        return cls(f"http://{config.management}", token, index=config.index)
+
+    async def status(self) -> dict[str, Any]:
+        return await self.call("GET", "/v1/status")
+
+    async def peers(self) -> list[dict[str, Any]]:
+        answer: list[dict[str, Any]] = (await self.call("GET", "/v1/peers"))["peers"]
+        return answer
+
+    async def digest(self) -> str:
+        return str((await self.call("GET", "/v1/digest"))["digest"])
+
+    async def shutdown(self) -> None:
+        await self.call("POST", "/v1/shutdown", {})
+
+    async def metrics(self) -> str:
+        answer: httpx.Response = await self.send("GET", "/metrics")
+        return answer.text
+
+    async def ers_key_add(
+        self, spki: bytes, *, expires_us: int | None = None, legacy_2048: bool = False
+    ) -> dict[str, Any]:
+        body = {"rsa_spki": spki.hex(), "expires_us": expires_us, "legacy_2048": legacy_2048}
+        return await self.call("POST", "/v1/ers/keys", body)
+
+    async def ers_key_confirm(self, answers: dict[str, Any]) -> dict[str, Any]:
+        return await self.call("POST", "/v1/ers/keys/confirm", {"answers": answers})
+
+    async def ers_keys(self) -> list[dict[str, Any]]:
+        answer: list[dict[str, Any]] = (await self.call("GET", "/v1/ers/keys"))["keys"]
+        return answer
+
+    async def ers_key_attest(self, sha256: str) -> dict[str, Any]:
+        return await self.call("POST", f"/v1/ers/keys/{sha256}/attest", {})
+
+    async def ers_key_remove(self, sha256: str) -> dict[str, Any]:
+        return await self.call("DELETE", f"/v1/ers/keys/{sha256}")
+
+    async def backup_create(self) -> dict[str, Any]:
+        return await self.call("POST", "/v1/backups", {})
+
+    async def backups(self) -> list[dict[str, Any]]:
+        answer: list[dict[str, Any]] = (await self.call("GET", "/v1/backups"))["backups"]
+        return answer

@@ -1,0 +1,378 @@
+"""A whole vault: the same call to every node that takes part, and one answer that all gave.
+
+Nobody coordinates a session. This client holds credentials for several nodes and makes the calls
+that each node's user would make: the same body, the same session name, at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+
+from keycairn.client.agree import agreed, combine
+from keycairn.client.merge import SAME_KEY, merge_coverage, merge_key
+from keycairn.client.node import NodeClient
+from keycairn.client.profile import VaultProfile, load_profile
+from keycairn.client.verify import verify_signature
+from keycairn.errors import Code, KeycairnError
+from keycairn.ports import Rng
+from keycairn.ports.system import SystemRng
+
+T = TypeVar("T")
+_SHORT = 10.0
+#: Worth another attempt with a new session id: the nodes met at different moments, or one was
+#: starting. The request id makes sure that nothing is done twice.
+_AGAIN = frozenset({Code.PEER_TIMEOUT, Code.UNAVAILABLE, Code.SESSION_MISMATCH})
+
+
+class Vault:
+    """All nodes of a vault, for one application.
+
+    Args:
+        profile: where the nodes are.
+        rng: names of sessions and requests.
+        transports: replaces the network by node index, for tests.
+    """
+
+    def __init__(
+        self,
+        profile: VaultProfile,
+        *,
+        rng: Rng | None = None,
+        transports: Mapping[int, httpx.AsyncBaseTransport] | None = None,
+    ) -> None:
+        self.profile = profile
+        self._rng = rng or SystemRng()
+        self.nodes: dict[int, NodeClient] = {
+            n.index: NodeClient(
+                n.url,
+                n.api_key,
+                index=n.index,
+                ca=n.ca,
+                transport=(transports or {}).get(n.index),
+            )
+            for n in profile.nodes
+        }
+
+    @classmethod
+    def open(cls, path: Path) -> Vault:
+        """The vault of a ``vault.toml``."""
+        return cls(load_profile(path))
+
+    async def __aenter__(self) -> Vault:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await asyncio.gather(*(n.close() for n in self.nodes.values()))
+
+    # -- keys
+
+    async def create_keys(
+        self,
+        scheme: str,
+        curve: str,
+        *,
+        threshold: int | None = None,
+        count: int = 1,
+        variant: str | None = None,
+        request_id: str | None = None,
+        nodes: Collection[int] | None = None,
+        attempts: int = 1,
+    ) -> list[dict[str, Any]]:
+        """Make keys that all nodes (or ``nodes``) hold.
+
+        Returns only what every holder acknowledged with the same public key and record hash. If
+        it fails half-way, the same ``request_id`` gives the same keys.
+        """
+        players = self._players(nodes)
+        body = {
+            "scheme": scheme,
+            "curve": curve,
+            "threshold": self.profile.threshold if threshold is None else threshold,
+            "count": count,
+            "variant": variant,
+        }
+        answers = await self._session(
+            players, body, lambda n, b: n.create_keys(b), request_id, attempts
+        )
+        counts = {i: {"number of keys": len(keys)} for i, keys in answers.items()}
+        agreed(counts, ("number of keys",))
+        merged = []
+        for position in range(len(answers[players[0]])):
+            views = {i: keys[position] for i, keys in answers.items()}
+            agreed(views, SAME_KEY)
+            merged.append(merge_key(views, {}))
+        return merged
+
+    async def list_keys(self) -> list[dict[str, Any]]:
+        """All keys that any node knows, each merged over its holders."""
+        answers, silent = await self._ask(lambda n: n.list_keys())
+        ids = sorted({k["key_id"] for keys in answers.values() for k in keys})
+        by_node = {i: {k["key_id"]: k for k in keys} for i, keys in answers.items()}
+        return [self._merged(key_id, by_node, silent) for key_id in ids]
+
+    async def show_key(self, key_id: str, path: str | None = None) -> dict[str, Any]:
+        """A key; its addresses only if all its holders' nodes give the same ones."""
+        views, silent = await self._ask(lambda n: n.show_key(key_id, path))
+        return merge_key(views, silent)
+
+    async def wait_key(self, key_id: str, seconds: float) -> dict[str, Any]:
+        """Wait until every holder has the key active.
+
+        Raises:
+            KeycairnError: E_PEER_TIMEOUT naming the nodes that are behind.
+        """
+        last: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        last = await self.show_key(key_id)
+                        if last["state"] == "active":
+                            return last
+                    except KeycairnError as exc:
+                        if exc.code not in _AGAIN | {Code.NOT_FOUND}:
+                            raise
+                    await asyncio.sleep(0.25)
+        except TimeoutError:
+            raise KeycairnError(
+                Code.PEER_TIMEOUT,
+                f"key {key_id} is {last.get('state', 'not known to all nodes')} "
+                f"after {seconds:g} seconds",
+                not_lost="A pending key is kept until every holder has answered.",
+                next="keycairn vault status DIR",
+                detail={"key_id": key_id, "missing": last.get("missing", [])},
+            ) from None
+
+    # -- signatures
+
+    async def sign(
+        self,
+        key_id: str,
+        *,
+        digest: bytes | None = None,
+        message: bytes | None = None,
+        path: str | None = None,
+        presignature: str | None = None,
+        request_id: str | None = None,
+        nodes: Collection[int] | None = None,
+        attempts: int = 1,
+    ) -> dict[str, Any]:
+        """Sign with ``nodes``, or with t+1 holders that are healthy.
+
+        The signature is verified here too before it is returned.
+        """
+        view = await self.show_key(key_id, path)
+        needed = int(view["threshold"]) + 1
+        if nodes is None:
+            players = await self._healthy([int(p) for p in view["players"]], needed)
+        else:
+            players = self._players(nodes)
+        body = {
+            "digest": None if digest is None else digest.hex(),
+            "message": None if message is None else message.hex(),
+            "path": path,
+            "presignature": presignature,
+        }
+        answers = await self._session(
+            players, body, lambda n, b: n.sign(key_id, b), request_id, attempts
+        )
+        agreed(answers, ("signature", "public_key", "recovery_id"))
+        result: dict[str, Any] = answers[players[0]]
+        verify_signature(
+            str(view["scheme"]),
+            str(view["curve"]),
+            bytes.fromhex(str(result["public_key"])),
+            bytes.fromhex(str(result["signature"])),
+            digest=digest,
+            message=message,
+        )
+        if path is None and result["public_key"] != view["public_key"]:
+            raise KeycairnError(
+                Code.SIG_INVALID,
+                "the nodes signed with another key than the one they show",
+                not_lost="The signature was not returned.",
+            )
+        return result
+
+    # -- recovery documents and coverage
+
+    async def ers_create(
+        self,
+        key_ids: Sequence[str],
+        rsa_spki: bytes,
+        *,
+        params: str = "balanced",
+        label: str = "",
+        request_id: str | None = None,
+        attempts: int = 1,
+    ) -> dict[str, Any]:
+        """One ERS document for ``key_ids``, made by all nodes; every node keeps a copy."""
+        players = self._players(None)
+        body = {
+            "key_ids": list(key_ids),
+            "rsa_spki": rsa_spki.hex(),
+            "params": params,
+            "label": label,
+        }
+        answers = await self._session(
+            players, body, lambda n, b: n.create_document(b), request_id, attempts
+        )
+        agreed(answers, ("sha256", "rsa_spki_sha256", "keys", "parts"))
+        result: dict[str, Any] = answers[players[0]]
+        if hashlib.sha256(str(result["document"]).encode("utf-8")).hexdigest() != result["sha256"]:
+            raise KeycairnError(
+                Code.ERS_INVALID,
+                f"the document that node {players[0]} sent is not the one that all nodes hold",
+                next="fetch it again, or use the copy in a node's ERS store",
+                node=players[0],
+            )
+        return result
+
+    async def ers_status(self, key_id: str | None = None) -> dict[int, list[dict[str, Any]]]:
+        """Every node's own answer."""
+        answers, _ = await self._ask(lambda n: n.ers_status(key_id))
+        return answers
+
+    async def coverage(self, key_id: str | None = None) -> list[dict[str, Any]]:
+        """Per key: does the policy hold at every holder, and by what."""
+        answers, silent = await self._ask(lambda n: n.coverage(key_id))
+        by_node = {i: {r["key_id"]: r for r in rows} for i, rows in answers.items()}
+        ids = sorted({k for rows in by_node.values() for k in rows})
+        return [
+            merge_coverage({i: rows[k] for i, rows in by_node.items() if k in rows}, silent)
+            for k in ids
+        ]
+
+    async def health(self, seconds: float = 2.0) -> dict[int, dict[str, Any]]:
+        """Health of every node; one that can't be reached is not ok."""
+
+        async def one(node: NodeClient) -> dict[str, Any]:
+            try:
+                return await node.health(seconds)
+            except KeycairnError as exc:
+                return {"ok": False, "reached": False, "reasons": [exc.message]}
+
+        results = await asyncio.gather(*(one(n) for n in self.nodes.values()))
+        return dict(zip(self.nodes, results, strict=True))
+
+    # -- helpers
+
+    def _players(self, chosen: Collection[int] | None) -> list[int]:
+        players = sorted(self.nodes) if chosen is None else sorted(chosen)
+        strangers = [p for p in players if p not in self.nodes]
+        if strangers or len(set(players)) != len(players) or not players:
+            raise KeycairnError(
+                Code.BAD_INDEX,
+                f"no node {strangers[0]} in this vault" if strangers else "a node is named twice",
+                next=f"choose from {', '.join(map(str, sorted(self.nodes)))}",
+            )
+        return players
+
+    async def _healthy(self, holders: Sequence[int], needed: int) -> list[int]:
+        health = await self.health()
+        up = [i for i in holders if health.get(i, {}).get("ok")]
+        if len(up) < needed:
+            # "Not healthy" may be wrong; with enough nodes that answer at all the call decides.
+            up += [i for i in holders if i not in up and health.get(i, {}).get("reached", True)]
+        if len(up) < needed:
+            raise KeycairnError(
+                Code.UNAVAILABLE,
+                f"{len(up)} of the {needed} nodes that signing needs can be reached",
+                not_lost="Keys and shares are unchanged.",
+                next="keycairn vault status DIR",
+                detail={"nodes": {str(i): health.get(i, {}) for i in holders}},
+            )
+        return sorted(up[:needed])
+
+    async def _session(
+        self,
+        players: Sequence[int],
+        body: Mapping[str, Any],
+        call: Callable[[NodeClient, Mapping[str, Any]], Awaitable[T]],
+        request_id: str | None,
+        attempts: int,
+    ) -> dict[int, T]:
+        """The same body to every player at once; all must succeed."""
+        request = request_id or self._name()
+        full = {k: v for k, v in body.items() if v is not None}
+        for attempt in range(1, attempts + 1):
+            named = full | {
+                "session_id": self._name(),
+                "request_id": request,
+                "players": list(players),
+            }
+            answers, errors = await self._gather(players, _with(call, named))
+            if not errors:
+                return answers
+            error = combine(errors, sorted(answers))
+            error.detail["request_id"] = request
+            if error.code not in _AGAIN or attempt == attempts:
+                if answers:
+                    error.next = error.next or f"repeat the command with --request-id {request}"
+                raise error
+        raise KeycairnError(Code.MALFORMED, "attempts must be at least 1")
+
+    async def _ask(
+        self, call: Callable[[NodeClient], Awaitable[T]]
+    ) -> tuple[dict[int, T], dict[int, str]]:
+        """Ask every node; some may be silent, not all."""
+        answers, errors = await self._gather(sorted(self.nodes), call)
+        if not answers:
+            raise combine(errors)
+        return answers, {i: _reason(e) for i, e in errors.items()}
+
+    async def _gather(
+        self, players: Sequence[int], call: Callable[[NodeClient], Awaitable[T]]
+    ) -> tuple[dict[int, T], dict[int, KeycairnError]]:
+        results = await asyncio.gather(
+            *(call(self.nodes[i]) for i in players), return_exceptions=True
+        )
+        answers: dict[int, T] = {}
+        errors: dict[int, KeycairnError] = {}
+        for index, result in zip(players, results, strict=True):
+            if isinstance(result, KeycairnError):
+                errors[index] = result
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                answers[index] = result
+        return answers, errors
+
+    def _merged(
+        self,
+        key_id: str,
+        by_node: Mapping[int, Mapping[str, dict[str, Any]]],
+        silent: Mapping[int, str],
+    ) -> dict[str, Any]:
+        views = {i: keys[key_id] for i, keys in by_node.items() if key_id in keys}
+        unknown = {i: "does not know this key" for i in by_node if i not in views}
+        return merge_key(views, {**silent, **unknown})
+
+    def _name(self) -> str:
+        return self._rng.bytes(16).hex()
+
+
+def _with(
+    call: Callable[[NodeClient, Mapping[str, Any]], Awaitable[T]], body: Mapping[str, Any]
+) -> Callable[[NodeClient], Awaitable[T]]:
+    return lambda node: call(node, body)
+
+
+def _reason(error: KeycairnError) -> str:
+    if error.code is Code.NOT_FOUND:
+        return "does not know this key"
+    if error.code in (Code.UNAVAILABLE, Code.PEER_TIMEOUT):
+        return "no answer"
+    return f"{error.code.value}: {error.message}"

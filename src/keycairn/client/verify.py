@@ -1,0 +1,69 @@
+"""Checking a signature with public data, by the ``cryptography`` library (OpenSSL)."""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from keycairn.curves import SECP256K1, group
+from keycairn.errors import Code, KeycairnError, malformed
+
+
+def verify_signature(
+    scheme: str,
+    curve: str,
+    public_key: bytes,
+    signature: bytes,
+    *,
+    digest: bytes | None = None,
+    message: bytes | None = None,
+) -> None:
+    """Return if ``signature`` is valid; raise if not, so that no caller can overlook it.
+
+    Args:
+        scheme: "ecdsa" (over a 32-byte ``digest``) or "schnorr" (over a ``message``).
+        curve: "secp256k1" or "ed25519".
+        public_key: encoded point.
+        signature: r||s or R||z, 64 bytes. A high s is refused: the vault never makes one.
+
+    Raises:
+        KeycairnError: E_SIG_INVALID, or E_MALFORMED and E_BAD_POINT for wrong input.
+    """
+    group(curve).decode_point(public_key)
+    if len(signature) != 64:
+        raise malformed("a signature is 64 bytes")
+    if (scheme, curve) == ("schnorr", "ed25519"):
+        if message is None or digest is not None:
+            raise malformed("a Schnorr signature is over a message, not a digest")
+        try:
+            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+        except InvalidSignature as exc:
+            raise _invalid() from exc
+    elif (scheme, curve) == ("ecdsa", "secp256k1"):
+        if digest is None or message is not None or len(digest) != 32:
+            raise malformed("an ECDSA signature is over a digest of 32 bytes")
+        _ecdsa(public_key, signature, digest)
+    else:
+        raise malformed("this scheme is not available on this curve", scheme=scheme, curve=curve)
+
+
+def _ecdsa(public_key: bytes, signature: bytes, digest: bytes) -> None:
+    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+    if s > SECP256K1.q // 2:
+        raise _invalid()
+    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), public_key)
+    try:
+        key.verify(encode_dss_signature(r, s), digest, ec.ECDSA(Prehashed(SHA256())))
+    except InvalidSignature as exc:
+        raise _invalid() from exc
+
+
+def _invalid() -> KeycairnError:
+    return KeycairnError(
+        Code.SIG_INVALID,
+        "the signature is not valid for this public key and this digest or message",
+        not_lost="Nothing was changed.",
+    )

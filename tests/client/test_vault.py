@@ -1,0 +1,246 @@
+"""The vault client: agreement, aggregation, and that doubt never becomes an address."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from keycairn.client import NodeProfile, Vault, VaultProfile, load_profile
+from keycairn.client.agree import combine
+from keycairn.errors import Abort, Code, KeycairnError, PeerAborted
+
+SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x01")
+PUBLIC = SIGNER.public_key().public_bytes_raw().hex()
+
+
+def key(**change: Any) -> dict[str, Any]:
+    return {
+        "key_id": "K1",
+        "scheme": "schnorr",
+        "curve": "ed25519",
+        "public_key": PUBLIC,
+        "generation": 1,
+        "threshold": 1,
+        "players": [1, 2, 3],
+        "state": "active",
+        "record_hash": "00" * 32,
+        "backed_up": "yes",
+        "addresses": {"ethereum": None, "solana": "So1"},
+        "missing": [],
+        "next": [],
+    } | change
+
+
+class Node:
+    """A node made of canned answers; keeps the bodies that it was sent."""
+
+    def __init__(self) -> None:
+        self.view = key()
+        self.error: KeycairnError | None = None
+        self.down = False
+        self.healthy = True
+        self.bodies: list[dict[str, Any]] = []
+        self.sign: Callable[[dict[str, Any]], dict[str, Any]] = self.good_signature
+
+    @staticmethod
+    def good_signature(body: dict[str, Any]) -> dict[str, Any]:
+        signature = SIGNER.sign(bytes.fromhex(body["message"])).hex()
+        return {"signature": signature, "public_key": PUBLIC, "recovery_id": None}
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        if self.down:
+            raise httpx.ConnectError("refused", request=request)
+        if request.url.path == "/health":
+            return httpx.Response(200 if self.healthy else 503, json={"ok": self.healthy})
+        if request.method == "POST":
+            self.bodies.append(json.loads(request.content))
+            if self.error:
+                return httpx.Response(self.error.http_status, json=self.error.to_json())
+        if request.url.path.endswith("/sign"):
+            return httpx.Response(200, json=self.sign(self.bodies[-1]))
+        if request.url.path == "/v1/keys":
+            return httpx.Response(200, json={"keys": [self.view], "after": None})
+        return httpx.Response(200, json=self.view)
+
+
+@pytest.fixture
+def nodes() -> dict[int, Node]:
+    return {i: Node() for i in (1, 2, 3)}
+
+
+@pytest.fixture
+def vault(nodes: dict[int, Node]) -> Vault:
+    profile = VaultProfile(
+        Path("vault.toml"),
+        "v1",
+        1,
+        tuple(NodeProfile(i, f"http://n{i}", "k" * 32, bytes(32)) for i in nodes),
+    )
+    return Vault(profile, transports={i: httpx.MockTransport(n.answer) for i, n in nodes.items()})
+
+
+async def test_the_same_body_goes_to_every_node(vault: Vault, nodes: dict[int, Node]) -> None:
+    [made] = await vault.create_keys("schnorr", "ed25519")
+    assert made["public_key"] == PUBLIC
+    bodies = [n.bodies[0] for n in nodes.values()]
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert bodies[0]["players"] == [1, 2, 3]
+    assert "variant" not in bodies[0]
+
+
+async def test_request_id_stays_session_id_changes(vault: Vault, nodes: dict[int, Node]) -> None:
+    nodes[2].error = KeycairnError(Code.PEER_TIMEOUT, "player 3 is silent")
+    with pytest.raises(KeycairnError) as caught:
+        await vault.create_keys("schnorr", "ed25519", attempts=3)
+    first, second, third = nodes[1].bodies
+    assert len({b["session_id"] for b in (first, second, third)}) == 3
+    assert first["request_id"] == third["request_id"]
+    assert first["request_id"] in caught.value.next
+    assert caught.value.code is Code.PEER_TIMEOUT
+
+
+@pytest.mark.parametrize("field", ["public_key", "record_hash", "key_id", "generation"])
+async def test_nodes_that_disagree_are_named(
+    vault: Vault, nodes: dict[int, Node], field: str
+) -> None:
+    other: dict[str, Any] = {"generation": 2, "key_id": "K2"}
+    nodes[3].view = key(**{field: other.get(field, "11" * 32)})
+    with pytest.raises(Abort) as caught:
+        await vault.create_keys("schnorr", "ed25519")
+    assert caught.value.code is Code.EQUIVOCATION
+    assert caught.value.detail["sides"] == [[1, 2], [3]]
+
+
+async def test_T081_reason_survives_hearsay(vault: Vault, nodes: dict[int, Node]) -> None:
+    nodes[1].error = PeerAborted(Code.KEY_NOT_BACKED_UP, 2)
+    nodes[2].error = KeycairnError(
+        Code.KEY_NOT_BACKED_UP, "key K1 is not backed up: ers or node_backup", next="do this"
+    )
+    nodes[3].error = KeycairnError(Code.PEER_TIMEOUT, "player 2 went away")
+    with pytest.raises(KeycairnError) as caught:
+        await vault.sign("K1", message=b"m", nodes=[1, 2, 3])
+    error = caught.value
+    assert (error.code, error.node, error.exit_code) == (Code.KEY_NOT_BACKED_UP, 2, 3)
+    assert error.next == "do this"
+    assert set(error.detail["nodes"]) == {"1", "2", "3"}
+
+
+def test_combine_keeps_aborts_as_aborts() -> None:
+    blamed = Abort(Code.BAD_SHARE, "player 3 dealt a bad share", culprits=[3])
+    error = combine({1: PeerAborted(Code.BAD_SHARE, 2), 2: blamed}, done=[3])
+    assert isinstance(error, Abort)
+    assert error.culprits == (3,)
+    assert error.exit_code == 1
+    assert error.detail["nodes"]["3"] == {"code": None, "message": "done"}
+
+
+async def test_sign_chooses_healthy_nodes(vault: Vault, nodes: dict[int, Node]) -> None:
+    nodes[2].down = True
+    result = await vault.sign("K1", message=b"m")
+    assert result["public_key"] == PUBLIC
+    assert nodes[1].bodies[0]["players"] == [1, 3]
+    nodes[1].healthy = False  # Two are needed: one that is not sure of itself is still asked.
+    await vault.sign("K1", message=b"m")
+    nodes[3].down = True
+    with pytest.raises(KeycairnError) as caught:
+        await vault.sign("K1", message=b"m")
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_bad_signature_is_not_returned(vault: Vault, nodes: dict[int, Node]) -> None:
+    for node in nodes.values():
+        node.sign = lambda body: Node.good_signature(body) | {"signature": "00" * 64}
+    with pytest.raises(KeycairnError) as caught:
+        await vault.sign("K1", message=b"m")
+    assert caught.value.code is Code.SIG_INVALID
+    nodes[1].sign = Node.good_signature
+    with pytest.raises(KeycairnError) as caught:
+        await vault.sign("K1", message=b"m", nodes=[1, 2])
+    assert caught.value.code is Code.EQUIVOCATION
+
+
+async def test_address_only_when_all_holders_agree(vault: Vault, nodes: dict[int, Node]) -> None:
+    assert (await vault.show_key("K1"))["addresses"]["solana"] == "So1"
+    gated = {"ethereum": None, "solana": None}
+    nodes[2].view = key(addresses=gated, missing=["ers"], backed_up="no")
+    shown = await vault.show_key("K1")
+    assert shown["addresses"]["solana"] is None
+    assert shown["missing"] == ["node 2: ers"]
+    assert shown["backed_up"] == "no"
+    nodes[2].view = key(addresses={"ethereum": None, "solana": "So2"})
+    assert (await vault.show_key("K1"))["addresses"]["solana"] is None
+    nodes[2].down = True
+    shown = await vault.show_key("K1")
+    assert shown["addresses"]["solana"] is None
+    assert shown["missing"] == ["node 2: no answer"]
+    assert shown["state"] == "degraded"
+    assert shown["backed_up"] == "cant_tell"
+
+
+async def test_list_merges_per_key(vault: Vault, nodes: dict[int, Node]) -> None:
+    nodes[3].view = key(key_id="K2", state="pending")
+    listed = {k["key_id"]: k for k in await vault.list_keys()}
+    assert listed["K1"]["state"] == "degraded"
+    assert listed["K2"]["state"] == "pending"
+    assert "node 3: does not know this key" in listed["K1"]["missing"]
+
+
+@pytest.mark.parametrize("chosen", [[4], [1, 1], [], [0]])
+async def test_T006_unknown_or_repeated_nodes(vault: Vault, chosen: list[int]) -> None:
+    with pytest.raises(KeycairnError) as caught:
+        await vault.sign("K1", message=b"m", nodes=chosen)
+    assert caught.value.code is Code.BAD_INDEX
+
+
+async def test_answer_that_is_not_json(vault: Vault, nodes: dict[int, Node]) -> None:
+    for node in nodes.values():
+        node.answer = lambda request: httpx.Response(200, text="<html>")  # type: ignore[method-assign]
+    transports = {i: httpx.MockTransport(n.answer) for i, n in nodes.items()}
+    async with Vault(vault.profile, transports=transports) as strange:
+        with pytest.raises(KeycairnError) as caught:
+            await strange.show_key("K1")
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+PROFILE = """
+[vault]
+id = "v1"
+threshold = 1
+[[nodes]]
+index = 1
+url = "http://127.0.0.1:1"
+api_key = "{key}"
+public_key = "{pin}"
+[[nodes]]
+index = 2
+url = "https://example.org"
+api_key = "{key}"
+public_key = "{pin}"
+""".format(key="k" * 32, pin="11" * 32)
+
+
+def test_profile(tmp_path: Path) -> None:
+    path = tmp_path / "vault.toml"
+    path.write_text(PROFILE)
+    path.chmod(0o600)
+    profile = load_profile(path)
+    assert profile.players == (1, 2)
+    assert "k" * 32 not in repr(profile)
+    for old, new, code in (
+        ("threshold = 1", "threshold = 2", Code.MALFORMED),
+        ("https://example.org", "http://example.org", Code.POLICY),
+        ('id = "v1"', 'id = "v1"\nx = 1', Code.MALFORMED),
+    ):
+        path.write_text(PROFILE.replace(old, new))
+        with pytest.raises(KeycairnError) as caught:
+            load_profile(path)
+        assert caught.value.code is code
+    path.write_text(PROFILE)
+    path.chmod(0o644)
+    with pytest.raises(KeycairnError) as caught:
+        load_profile(path)
+    assert caught.value.code is Code.POLICY
