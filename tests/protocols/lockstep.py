@@ -33,6 +33,16 @@ from keycairn.protocols.setup import PairSetup, SetupState
 
 DROP: Final = object()
 
+#: 33-byte strings that are no secp256k1 point: off the curve; x = p; 2·G of P-256; the identity
+#: in its fixed-length guise; the hybrid prefix.
+BAD_POINTS: Final = (
+    bytes([2]) + (5).to_bytes(32, "big"),
+    bytes([2]) + (2**256 - 2**32 - 977).to_bytes(32, "big"),
+    bytes.fromhex("037cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc47669978"),
+    bytes(33),
+    bytes.fromhex("0679be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"),
+)
+
 
 @dataclass(frozen=True)
 class Envelope:
