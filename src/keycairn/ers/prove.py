@@ -77,31 +77,29 @@ class Prover:
         """c_k (a cheating prover in the tests replaces this)."""
         return self.leaves.ciphertext(k, a, coins)
 
-    def masked(self, k: int, streams: Sequence[bytes]) -> bytes:
-        """All z_k of leaf k, from its pad streams (one per curve)."""
-        return b"".join(
-            [masker.mask(stream) for masker, stream in zip(self._maskers, streams, strict=True)]
-        )
+    def masked(self, streams: Sequence[Sequence[bytes]]) -> list[bytes]:
+        """All z of every leaf, from the leaves' pad streams (one per curve)."""
+        by_curve = [
+            Masker(b.group, xs).mask([pads[i] for pads in streams])
+            for i, (b, xs) in enumerate(zip(self.context.bundles, self.secrets, strict=True))
+        ]
+        return [b"".join(parts) for parts in zip(*by_curve, strict=True)]
 
     def run(self) -> Part:
         """The whole proof."""
         context, leaves = self.context, self.leaves
         ctx, p, bundles = context.ctx, context.params, context.bundles
-        self._maskers = [Masker(b.group, xs) for b, xs in zip(bundles, self.secrets, strict=True)]
         seeds = tree.grow(ctx, p.leaves, self.root)
+        numbers = range(1, p.leaves + 1)
         cs: list[bytes] = []
-        zs: list[bytes] = []
-        salts: list[bytes] = []
-        hs: list[bytes] = []
         streams: list[list[bytes]] = []
-        for k in range(1, p.leaves + 1):
+        for k in numbers:
             a, coins = leaves.open_seed(k, seeds[p.leaves + k - 1])
             cs.append(self.ciphertext(k, a, coins))
-            pads = [leaves.pads(k, a, b) for b in bundles]
-            streams.append(pads)
-            zs.append(self.masked(k, pads))
-            salts.append(leaves.salt(k, self.k_salt))
-            hs.append(leaves.commitment(k, zs[-1], salts[-1]))
+            streams.append([leaves.pads(k, a, b) for b in bundles])
+        zs = self.masked(streams)
+        salts = [leaves.salt(k, self.k_salt) for k in numbers]
+        hs = [leaves.commitment(k, zs[k - 1], salts[k - 1]) for k in numbers]
         values = merkle.build(ctx, hs)
         c_hash = hash_ciphertexts(ctx, cs)
         combiners = leaves.combiners([coefficients(ctx, c_hash, values[1], b) for b in bundles])
