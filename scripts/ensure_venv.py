@@ -3,9 +3,9 @@
 Usage: ensure_venv.py SET, where SET is recover, demo, test or all, each holding the one before.
 Standard library only. Does nothing, quickly, when .venv already satisfies SET.
 
-A stamp inside .venv says from what it was made. It is removed before anything is changed and
-written last, so an interrupted run is seen and done again. One run at a time: each holds a lock
-on this directory, which the system frees when its holder dies.
+A stamp inside .venv says from what it was made. It is emptied before packages are changed and
+written last, so an interrupted run is seen, and .venv made anew. One run at a time: each holds a
+lock on the repository's directory, which the system frees when its holder dies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "keycairn-stamp.json"
 SETS = ("recover", "demo", "test", "all")
-# Comes as source only. Plain Python; its build runs with our locked setuptools, see below.
+# A test oracle that comes as source only. Plain Python, built with our locked setuptools.
 SOURCE_ONLY = "embit"
 
 
@@ -39,16 +39,13 @@ def lock_of(name: str) -> Path:
     return ROOT / "requirements" / f"{name}.txt"
 
 
-def venv_python_version() -> str | None:
-    """The version of .venv's Python; None when .venv is missing, half made or broken."""
-    code = "import pip, platform; print(platform.python_version())"
+def venv_works() -> bool:
+    """False when .venv is missing, half made or broken (say, by an upgrade of Python)."""
     try:
-        done = subprocess.run(
-            [PYTHON, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60
-        )
+        subprocess.run([PYTHON, "-I", "-c", "import pip"], capture_output=True, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        return False
+    return True
 
 
 def stamp_for(name: str) -> dict[str, str]:
@@ -71,6 +68,12 @@ def read_stamp() -> dict[str, str]:
     return stamp if isinstance(stamp, dict) else {}
 
 
+def write_stamp(stamp: dict[str, str]) -> None:
+    fresh = STAMP.with_suffix(".new")
+    fresh.write_text(json.dumps(stamp, indent=1) + "\n")
+    fresh.replace(STAMP)
+
+
 def larger(a: str, b: str) -> str:
     return max(a, b, key=SETS.index)
 
@@ -88,12 +91,13 @@ def is_current(stamp: dict[str, str], wanted: str) -> bool:
 def run(*command: str | Path) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, cwd=ROOT)
     if done.returncode != 0:
-        say("could not make .venv; the reason stands above. Nothing else was changed.")
+        say("could not make .venv; the reason stands above. No file outside .venv was changed.")
         sys.exit(1)
 
 
 def pip(*args: str | Path) -> None:
-    options = ("--no-input", "--disable-pip-version-check", "--quiet", "--progress-bar", "off")
+    # Twice quiet: errors only.
+    options = ("--no-input", "--disable-pip-version-check", "-qq", "--progress-bar", "off")
     run(PYTHON, "-I", "-m", "pip", "install", *options, *args)
 
 
@@ -102,36 +106,44 @@ def make(wanted: str) -> None:
     # Once grown to a larger set, .venv stays there: ./demo after ./test takes nothing away.
     name = larger(stamp["set"], wanted) if stamp.get("set") in SETS else wanted
     now = stamp_for(name)
+    unfinished = STAMP.exists() and "set" not in stamp
     moved = any(stamp.get(what, now[what]) != now[what] for what in ("root", "python"))
 
-    if moved or venv_python_version() is None:
-        try:
-            import ensurepip  # noqa: F401
-        except ImportError:
-            version = f"{sys.version_info.major}.{sys.version_info.minor}"
-            say(f"{sys.executable} cannot make virtual environments: it lacks ensurepip.")
-            say(f"On Debian and Ubuntu: apt-get install python3-venv (or python{version}-venv)")
-            sys.exit(1)
-        say(f"making .venv with Python {sys.version.split()[0]} (set: {name}) ...")
-        run(sys.executable, "-I", "-m", "venv", "--clear", VENV)
+    if unfinished or moved or not venv_works():
+        make_empty(name)
         stamp = {}
-    elif stamp.get("lock") != sha256(lock_of(name)):
+    elif stamp.get("lock") != now["lock"]:
         say(f"bringing .venv up to date (set: {name}) ...")
 
-    STAMP.unlink(missing_ok=True)
-    if stamp.get("set") != name or stamp.get("lock") != sha256(lock_of(name)):
-        # Wheels with known hashes: no compiler is needed. The smallest set goes first, since it
-        # holds what builds; so nothing without a hash is fetched for a build.
-        wheels = ("--require-hashes", "--only-binary", ":all:")
-        pip(*wheels, "-r", lock_of("recover"))
-        if name != "recover":
-            source = ("--no-binary", SOURCE_ONLY, "--no-build-isolation")
-            pip(*wheels, *source, "-r", lock_of(name))
+    if stamp.get("lock") != now["lock"]:
+        write_stamp({})
+        install_requirements(name)
+        write_stamp({**stamp_for(name), "project": "not yet"})
     pip("--no-deps", "--no-build-isolation", "--editable", ROOT)
+    write_stamp(stamp_for(name))
 
-    fresh = STAMP.with_suffix(".new")
-    fresh.write_text(json.dumps(stamp_for(name), indent=1) + "\n")
-    fresh.replace(STAMP)
+
+def make_empty(name: str) -> None:
+    try:
+        import ensurepip  # noqa: F401
+    except ImportError:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        say(f"{sys.executable} cannot make virtual environments: it lacks ensurepip.")
+        say(f"On Debian and Ubuntu: apt-get install python3-venv (or python{version}-venv)")
+        sys.exit(1)
+    say(f"making .venv with Python {sys.version.split()[0]} (set: {name}) ...")
+    run(sys.executable, "-I", "-m", "venv", "--clear", VENV)
+
+
+def install_requirements(name: str) -> None:
+    # Wheels with known hashes: no compiler is needed.
+    options = ["--require-hashes", "--only-binary", ":all:"]
+    if SOURCE_ONLY in lock_of(name).read_text():
+        # What builds goes in first (it is in the smallest set), so that nothing without a hash
+        # is fetched for a build.
+        pip(*options, "-r", lock_of("recover"))
+        options += ["--no-binary", SOURCE_ONLY, "--no-build-isolation"]
+    pip(*options, "-r", lock_of(name))
 
 
 def main() -> None:
