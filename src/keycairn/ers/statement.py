@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from keycairn.curves import GROUPS, Group, Point
-from keycairn.curves.polynomial import check_degree
 from keycairn.encoding import digest, tag
+from keycairn.ers.degree import check_degree
 from keycairn.ers.faults import as_invalid, invalid
 
 _CHAIN_CODE = tag("ers/chain-code")
