@@ -16,6 +16,7 @@ from keycairn.curves.group import Group, Point, identity_error
 from keycairn.errors import Code, KeycairnError
 
 _IDENTITY = b"\x01" + bytes(31)
+_SMALL = 16
 
 
 class Ed25519(Group):
@@ -52,8 +53,17 @@ class Ed25519(Group):
         return Point(self, inner, inner)
 
     def mul_public(self, p: Point, k: int) -> Point:
-        # libsodium has no variable-time multiplication of its own; the constant-time one serves.
-        return self.mul_secret(p, k)
+        # libsodium has no variable-time multiplication of its own; the constant-time one serves,
+        # except for scalars as small as player indices, where a few additions are cheaper.
+        k %= self.q
+        if not 0 < k < _SMALL:
+            return self.mul_secret(p, k)
+        total = p.inner
+        for bit in bin(k)[3:]:
+            total = sodium.crypto_core_ed25519_add(total, total)
+            if bit == "1":
+                total = sodium.crypto_core_ed25519_add(total, p.inner)
+        return Point(self, total, total)
 
     def add(self, points: Sequence[Point]) -> Point:
         if not points:

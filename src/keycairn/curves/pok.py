@@ -22,7 +22,9 @@ class ProofOfKnowledge:
     response: int
 
 
-def _challenge(t: Tag, group: Group, sid: bytes, prover: int, label: int, x: Point, k: Point) -> int:
+def _challenge(
+    t: Tag, group: Group, sid: bytes, prover: int, label: int, x: Point, k: Point
+) -> int:
     return to_scalar(group.q, t, group.name, sid, prover, label, x.encode(), k.encode())
 
 

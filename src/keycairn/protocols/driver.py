@@ -75,6 +75,7 @@ async def run(spec: SessionSpec, factory: Factory[R], env: Environment) -> R:
         )
     peers = tuple(p for p in spec.players if p != env.index)
     box = env.router.open(spec.route, frozenset(peers))
+    box.gone.update(p for p in peers if not env.link.is_up(p))
     runner = _Runner(spec, env, peers, box)
     try:
         async with asyncio.timeout(env.timeout):
@@ -314,14 +315,19 @@ class _Runner:
                 return got
             for peer, code in sorted(self.box.aborted.items()):
                 raise PeerAborted(_known_code(code), peer)
+            lost = sorted(self.waiting & self.box.gone)
+            if lost:
+                raise self._late(lost, "the connection broke or never came up")
             await self.box.changed.wait()
 
     def timed_out(self) -> Abort:
-        late = sorted(self.waiting)
+        return self._late(sorted(self.waiting), f"silent for {self.env.timeout:g} s")
+
+    def _late(self, late: list[int], why: str) -> Abort:
         names = ", ".join(str(p) for p in late)
         return Abort(
             Code.PEER_TIMEOUT,
-            f"no message from player {names} within {self.env.timeout:g} s",
+            f"no message from player {names}: {why}",
             not_lost="Nothing was signed or created here; keys and shares are unchanged.",
             next="keycairn vault status DIR, then repeat the request with live nodes",
             detail={"waiting_for": late, "step": self.box.step},

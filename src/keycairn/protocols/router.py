@@ -35,6 +35,7 @@ class Mailbox:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     slots: dict[tuple[int, int, int], Frame] = field(default_factory=dict)
     aborted: dict[int, str] = field(default_factory=dict)
+    gone: set[int] = field(default_factory=set)
     failure: Abort | None = None
     dropped: int = 0
 
@@ -168,7 +169,7 @@ class Router:
         box = self._open.get(frame.route)
         if box is not None:
             box.put(peer, frame)
-        elif frame.kind == session.HELLO and frame.route not in self._used:
+        elif frame.kind in (session.HELLO, session.ABORT) and frame.route not in self._used:
             self._keep_early(peer, frame, len(data))
         else:
             self.dropped += 1
@@ -178,7 +179,10 @@ class Router:
             self.dropped += 1
             return
         early = self._early.setdefault(peer, OrderedDict())
-        early.setdefault(frame.route, frame)
+        if frame.kind == session.ABORT:
+            early[frame.route] = frame  # the peer has given up: its HELLO is void
+        else:
+            early.setdefault(frame.route, frame)
         while len(early) > _EARLY_PER_PEER:
             early.popitem(last=False)
             self.dropped += 1
@@ -189,6 +193,14 @@ class Router:
         if box is not None:
             box.fail(abort)
             box.changed.set()
+
+    def lost(self, peer: int) -> None:
+        """The connection to ``peer`` broke: frames may be missing, so sessions that still wait
+        for it end at once and not at their time-out."""
+        for box in self._open.values():
+            if peer in box.peers:
+                box.gone.add(peer)
+                box.changed.set()
 
     def forget_peer(self, peer: int) -> None:
         """Drop what a dead incarnation of ``peer`` left behind."""

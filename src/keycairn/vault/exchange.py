@@ -92,6 +92,7 @@ class Exchange:
 
     def down(self, peer: int) -> None:
         self._peer(peer).up = False
+        self.router.lost(peer)
 
     def _peer(self, index: int) -> Peer:
         if index not in self.peers:
