@@ -24,7 +24,7 @@ index = 3
 public_key = "{three}"
 address = "incoming"
 [encryptor]
-kind = "key_file"
+kind = "keyfile"
 secret_file = "../operator1/master.key"
 [api]
 listen = "127.0.0.1:8081"
@@ -90,10 +90,9 @@ def test_operations_are_off_until_switched_on(tmp_path: Path) -> None:
         ('"wss://127.0.0.1:9002"', '"http://127.0.0.1:9002"', "address"),
         ('"wss://127.0.0.1:9002"', '"wss://user:pw@127.0.0.1:9002"', "address"),
         ('"' + "aa" * 32 + '"', '"aa"', "key_sha256"),
-        ('kind = "key_file"', 'kind = "none"', "kind"),
-        ('kind = "key_file"', 'kind = "key_file"\nsecret_env = "X"', "secret_env"),
+        ('kind = "keyfile"', 'kind = "none"', "kind"),
+        ('kind = "keyfile"', 'kind = "keyfile"\nsecret_env = "X"', "secret_env"),
         ("[links]", '[backup]\nkeep = "3"\n[links]', "keep"),
-        ("[links]", '[backup.policy]\ngate = ["sing"]\n[links]', "sing"),
         ("[links]", '[database]\nurl = "postgresql://x"\n[links]', "url"),
         ("[links]", "[limits]\nsession_seconds = 0\n[links]", "session_seconds"),
     ],
@@ -106,6 +105,27 @@ def test_what_it_does_not_understand_is_named(
     assert error.code is Code.MALFORMED
     assert names in error.message
     assert "node.toml" in error.message
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ['gate = ["sing"]', 'require = "ers or"', 'require = ""', 'require = "none or ers"'],
+)
+def test_backup_policy_that_says_nothing(tmp_path: Path, policy: str) -> None:
+    error = refused(tmp_path, GOOD.replace("[links]", f"[backup.policy]\n{policy}\n[links]"))
+    assert error.code is Code.MALFORMED
+    assert "backup.policy" in error.detail["field"]
+
+
+def test_backup_policy_that_this_vault_cannot_meet(tmp_path: Path) -> None:
+    policy = '[backup.policy]\nrequire = "ers and redundancy >= 2"\n[links]'
+    assert refused(tmp_path, GOOD.replace("[links]", policy)).code is Code.POLICY
+
+
+def test_T028_threshold(tmp_path: Path) -> None:
+    for t in (0, 3, 255):
+        text = GOOD.replace('id = "v1"', f'id = "v1"\nthreshold = {t}')
+        assert refused(tmp_path, text).code is Code.MALFORMED
 
 
 def test_T006_peer_indices(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ that each node's user would make: the same body, the same session name, at the s
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from keycairn.client.merge import SAME_KEY, merge_coverage, merge_key
 from keycairn.client.node import NodeClient
 from keycairn.client.profile import VaultProfile, load_profile
 from keycairn.client.verify import verify_signature
+from keycairn.ers.document import Document
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Rng
 from keycairn.ports.system import SystemRng
@@ -231,7 +231,8 @@ class Vault:
         )
         agreed(answers, ("sha256", "rsa_spki_sha256", "keys", "parts"))
         result: dict[str, Any] = answers[players[0]]
-        if hashlib.sha256(str(result["document"]).encode("utf-8")).hexdigest() != result["sha256"]:
+        document = Document.load(str(result["document"]).encode("utf-8"))
+        if document.sha256 != result["sha256"]:
             raise KeycairnError(
                 Code.ERS_INVALID,
                 f"the document that node {players[0]} sent is not the one that all nodes hold",

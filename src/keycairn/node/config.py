@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from keycairn.encryptors import EncryptorConfig
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.files import require_private
 from keycairn.node.tables import Table, read_toml
+from keycairn.vault.policy import DEFAULT_REQUIRE, parse, parse_gate, require_satisfiable
 
 #: Switches of [operations.*] that this version knows.
 OPERATIONS: dict[str, tuple[str, ...]] = {
@@ -24,7 +26,6 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "schnorr": ("create", "sign"),
     "ers": ("create",),
 }
-DEFAULT_POLICY = "ers or node_backup"
 #: Environment variables that are test hooks (R-58).
 TEST_HOOKS = ("KEYCAIRN_CRASH_AT",)
 
@@ -58,16 +59,6 @@ class Peer:
     index: int
     public_key: bytes
     address: str  # "wss://host:port" | "incoming"
-
-
-@dataclass(frozen=True)
-class Encryptor:
-    """Where the secret comes from that unlocks the database; exactly one source is given."""
-
-    kind: str  # "key_file" | "password"
-    secret_file: Path | None = None
-    secret_env: str | None = None
-    secret_credential: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,13 +110,14 @@ class NodeConfig:
 
     file: Path
     vault_id: str
+    threshold: int
     profile: str
     index: int
     identity_key_file: Path
     peers: tuple[Peer, ...]
     database: Path
     anchor: Path
-    encryptor: Encryptor
+    encryptor: EncryptorConfig
     api: Api
     links: Address
     management: Address
@@ -202,6 +194,7 @@ class _Reader:
         root = self.root
         vault = root.table("vault", required=True)
         vault_id = self.name(vault, "id")
+        threshold = vault.integer("threshold", 1, low=1, high=254)
         profile = vault.choice("profile", ("production", "test"), "production")
         vault.finish()
         player = root.table("player", required=True)
@@ -220,6 +213,7 @@ class _Reader:
         config = NodeConfig(
             file=root.file,
             vault_id=vault_id,
+            threshold=threshold,
             profile=profile,
             index=index,
             identity_key_file=identity,
@@ -241,7 +235,19 @@ class _Reader:
             log_level=level,
         )
         root.finish()
+        self.check_whole(config)
         return config
+
+    def check_whole(self, config: NodeConfig) -> None:
+        """What no section can judge alone."""
+        players = len(config.players)
+        if config.threshold >= players:
+            self.root.bad(
+                f"[vault] `threshold` must be between 1 and {players - 1}: "
+                f"threshold + 1 of the {players} players sign"
+            )
+        # Said at the start, and not first when somebody wants a key.
+        require_satisfiable(parse(config.backup.require), players, config.threshold)
 
     # -- small values
 
@@ -315,9 +321,9 @@ class _Reader:
             )
         return self.path(url.removeprefix("sqlite:///"))
 
-    def encryptor(self) -> Encryptor:
+    def encryptor(self) -> EncryptorConfig:
         table = self.root.table("encryptor", required=True)
-        kind = table.choice("kind", ("key_file", "password"))
+        kind = table.choice("kind", ("keyfile", "password"))
         secret_file = table.optional("secret_file")
         env = table.optional("secret_env")
         credential = table.optional("secret_credential")
@@ -327,7 +333,7 @@ class _Reader:
         if credential is not None and not _NAME.match(credential):
             table.bad("`secret_credential` must be a plain credential name, not a path")
         path = None if secret_file is None else self.path(secret_file)
-        return Encryptor(kind, path, env, credential)
+        return EncryptorConfig(kind, path, env, credential)
 
     def api(self) -> Api:
         table = self.root.table("api", required=True)
@@ -429,7 +435,7 @@ class _Reader:
         schedule = table.text("schedule", "")
         keep = table.integer("keep", 10, low=1, high=100_000)
         policy = table.table("policy")
-        require = policy.text("require", DEFAULT_POLICY)
+        require = policy.text("require", DEFAULT_REQUIRE)
         gate = policy.texts("gate", ("address", "sign"))
         policy.finish()
         table.finish()
@@ -439,8 +445,8 @@ class _Reader:
                 code=Code.POLICY,
                 hint="remove the line and run `keycairn backup create` from cron",
             )
-        if unknown := set(gate) - {"address", "sign"}:
-            policy.bad(f"`gate` holds the unknown word {sorted(unknown)[0]!r}")
+        parse(require)
+        parse_gate(gate)
         if recipients and not targets:
             table.bad("names `recipients` but no `targets` to write bundles to")
         return Backup(
