@@ -19,8 +19,8 @@ from keycairn.client.merge import SAME_KEY, merge_coverage, merge_key
 from keycairn.client.node import NodeClient
 from keycairn.client.profile import VaultProfile, load_profile
 from keycairn.client.verify import verify_signature
-from keycairn.ers.document import Document
 from keycairn.errors import Code, KeycairnError
+from keycairn.ers.document import Document
 from keycairn.ports import Rng
 from keycairn.ports.system import SystemRng
 

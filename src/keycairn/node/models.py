@@ -138,6 +138,14 @@ def parse(model: type[Model], value: Any) -> Model:
     Raises:
         KeycairnError: E_BAD_INDEX if ``players`` is what is wrong, else E_MALFORMED.
     """
+    # An error for each of a million unknown keys would be work for the attacker's pleasure.
+    if not isinstance(value, dict) or len(value) > len(model.model_fields):
+        raise KeycairnError(
+            Code.MALFORMED,
+            "the body must be an object with the documented keys, and no others",
+            not_lost="No session was started.",
+            detail={"keys": sorted(model.model_fields)},
+        )
     try:
         return model.model_validate(value)
     except ValidationError as exc:
