@@ -105,18 +105,15 @@ class SetupBook:
         if self._index > peer:
             await self._exchange.send(peer, SetupWanted("none"))
             return
-        name = f"setup/{self._index}-{peer}/{self._rng.bytes(16).hex()}"
-        await self._exchange.send(peer, SetupInvite(name))
-        self._exchange.spawn(self._make(name, peer))
-
-    async def _make(self, name: str, peer: int) -> None:
-        if peer in self._making:
-            return
         self._making.add(peer)
+        name = f"setup/{self._index}-{peer}/{self._rng.bytes(16).hex()}"
+        self._exchange.spawn(self._make(name, peer, invite=True))
+
+    async def _make(self, name: str, peer: int, *, invite: bool) -> None:
         try:
+            if invite:
+                await self._exchange.send(peer, SetupInvite(name))
             made = await self._run(name, peer)
-        except KeycairnError:
-            return
         finally:
             self._making.discard(peer)
         self.drop(peer)
@@ -126,8 +123,10 @@ class SetupBook:
 
     async def _invited(self, peer: int, invite: SetupInvite) -> None:
         expected = f"setup/{peer}-{self._index}/"
-        if peer < self._index and invite.name.startswith(expected) and not self._banned(peer):
-            self._exchange.spawn(self._make(invite.name, peer))
+        welcome = peer < self._index and peer not in self._making and not self._banned(peer)
+        if welcome and invite.name.startswith(expected):
+            self._making.add(peer)
+            self._exchange.spawn(self._make(invite.name, peer, invite=False))
 
     async def _wanted(self, peer: int, _: SetupWanted) -> None:
         if self._index < peer:
