@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from keycairn.errors import Abort, Code, KeycairnError
+from keycairn.errors import Abort, Code
 from keycairn.ports import Clock, Rng
 from keycairn.protocols.setup import PairSetup
 from keycairn.vault.control import SetupInvite, SetupWanted
