@@ -11,11 +11,11 @@ Codes are the contract (scripts match on them); messages may be reworded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 
-class Code(str, Enum):
+class Code(StrEnum):
     """The stable error codes. Adding is free; removing or renaming needs a CHANGELOG line."""
 
     MALFORMED = "E_MALFORMED"
@@ -190,7 +190,7 @@ class KeycairnError(Exception):
         inner = body.get("error")
         e: Mapping[str, Any] = inner if isinstance(inner, Mapping) else {}
         try:
-            code = Code(e.get("code"))
+            code = Code(str(e.get("code")))
         except ValueError:
             code = Code.UNAVAILABLE
         detail = e.get("detail")
@@ -205,7 +205,7 @@ class KeycairnError(Exception):
         )
 
 
-class Certainty(str, Enum):
+class Certainty(StrEnum):
     """How sure an abort is about who caused it."""
 
     NOBODY = "nobody"  # not provable, or an honest disagreement

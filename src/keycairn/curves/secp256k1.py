@@ -21,7 +21,9 @@ _COMPRESSED = 258  # SECP256K1_EC_COMPRESSED
 _UNCOMPRESSED = 2  # SECP256K1_EC_UNCOMPRESSED
 
 
-@ffi.callback("int(unsigned char *, const unsigned char *, const unsigned char *, void *)")
+@ffi.callback(  # type: ignore[untyped-decorator]
+    "int(unsigned char *, const unsigned char *, const unsigned char *, void *)"
+)
 def _raw_point(output: Any, x: Any, y: Any, _data: Any) -> int:
     output[0] = 4
     ffi.memmove(output + 1, x, 32)

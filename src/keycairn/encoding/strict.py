@@ -100,9 +100,7 @@ def _check_strings(value: Any, limit: int) -> None:
             stack.extend(item.values())
 
 
-def decode_json(
-    data: bytes, *, max_bytes: int = MAX_BODY, max_string: int = MAX_STRING
-) -> Any:
+def decode_json(data: bytes, *, max_bytes: int = MAX_BODY, max_string: int = MAX_STRING) -> Any:
     """Parse JSON from outside.
 
     Limits are checked before parsing: size, nesting depth (32). Duplicate keys, NaN, Infinity,

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-Field: TypeAlias = "bytes | bytearray | memoryview | str | int | bool | None | Sequence[Field]"
+Field: TypeAlias = "bytes | bytearray | memoryview | str | int | bool | Sequence[Field] | None"
 
 _MAGIC = b"KCT1"
 _REGISTRY: dict[str, Tag] = {}
