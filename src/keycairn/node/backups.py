@@ -1,0 +1,104 @@
+"""This node's own bundles, made while it runs: ``keycairn.backup`` composed with the open store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from keycairn.backup.create import BundleInputs, create_bundle
+from keycairn.encoding import SecretBytes
+from keycairn.errors import Code, KeycairnError
+from keycairn.node.config import NodeConfig
+from keycairn.node.views import bundle_json
+from keycairn.ports import Clock, Rng
+from keycairn.vault.api import Identity
+from keycairn.vault.ports import BundleRow, Store
+
+
+class NodeBackups:
+    """Implements :class:`keycairn.node.management.Backups` and the receipts of the API."""
+
+    def __init__(
+        self, config: NodeConfig, store: Store, identity: Identity, clock: Clock, rng: Rng
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._identity = identity
+        self._clock = clock
+        self._rng = rng
+        self._one = asyncio.Lock()
+
+    async def create(self) -> dict[str, Any]:
+        """Write a bundle to every target; the receipt of the first is this node's evidence.
+
+        Raises:
+            KeycairnError: E_POLICY when no target or recipient is configured; what
+                ``create_bundle`` raises.
+        """
+        backup = self._config.backup
+        if not backup.targets or not backup.recipients:
+            raise KeycairnError(
+                Code.POLICY,
+                "this node's configuration says neither where bundles go nor who can open them",
+                next="set targets and recipients (age1…) under [backup] in node.toml and restart",
+                node=self._config.index,
+            )
+        async with self._one:
+            began = self._clock.monotonic()
+            rows = [await self._write(number) for number in range(len(backup.targets))]
+            seconds = round(self._clock.monotonic() - began, 3)
+        first = bundle_json(rows[0], operator=True)
+        copies = [row.location for row in rows[1:]]
+        return first | {
+            "node": self._config.index,
+            "seconds": seconds,
+            "verified": True,
+            "copies": copies,
+        }
+
+    async def _write(self, number: int) -> BundleRow:
+        target = self._config.backup.targets[number]
+        await asyncio.to_thread(_make_directory, target)
+        row = await create_bundle(
+            self._store,
+            BundleInputs(self._config.file, self._forbidden()),
+            target,
+            identity=self._identity,
+            recipients=self._config.backup.recipients,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        await self._store.put_bundle(row)
+        return row
+
+    def _forbidden(self) -> tuple[SecretBytes, ...]:
+        # A bundle that held the master secret beside the data it opens would be no backup but a
+        # leak. The file's bytes and its text without the line end are both looked for.
+        path = self._config.encryptor.secret_file
+        if path is None:
+            return ()
+        try:
+            raw = path.read_bytes()
+        except OSError:
+            return ()  # The secret may be kept away while the node runs.
+        return tuple(SecretBytes(form) for form in {raw, raw.strip()} if form)
+
+    async def list(self) -> Sequence[BundleRow]:
+        """Receipts, newest first."""
+        return sorted(await self._store.bundles(), key=lambda r: r.created_us, reverse=True)
+
+    async def receipts(self) -> Sequence[dict[str, Any]]:
+        """Receipts without places, for applications."""
+        return [bundle_json(row, operator=False) for row in await self.list()]
+
+
+def _make_directory(target: Any) -> None:
+    try:
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise KeycairnError(
+            Code.UNAVAILABLE,
+            f"the backup target {target} cannot be made: {exc.strerror}",
+            not_lost="Older bundles and the node itself are untouched.",
+        ) from exc

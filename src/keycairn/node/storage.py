@@ -1,0 +1,86 @@
+"""The node's durable side, opened in one place: lock, secret, keyring, database.
+
+Used by the daemon, and by commands that look at a node while it is stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from keycairn.encryptors import create_keyring, open_data_key
+from keycairn.errors import Code, KeycairnError
+from keycairn.node.config import NodeConfig
+from keycairn.ports import Clock, Rng
+from keycairn.store.lock import DirectoryLock
+from keycairn.store.sqlite import SqliteStore, read_keyring, write_keyring
+from keycairn.vault.sealing import Sealer
+
+
+@asynccontextmanager
+async def open_storage(config: NodeConfig, clock: Clock, rng: Rng) -> AsyncIterator[SqliteStore]:
+    """The open store of a node, locked against a second process.
+
+    Raises:
+        KeycairnError: E_CONFLICT (another process has the data directory), E_NOT_FOUND (no
+            database), E_STORE_INTEGRITY (wrong secret, damage), E_UNAVAILABLE (disk full or not
+            writable).
+    """
+    with DirectoryLock(config.data_directory):
+        keyring = read_keyring(config.database)
+        if keyring is None:
+            raise KeycairnError(
+                Code.NOT_FOUND,
+                f"there is no database of a node at {config.database}",
+                not_lost="Nothing was changed, and nothing was made in its place.",
+                next="keycairn node restore BUNDLE --into DIR --identity FILE, "
+                "or correct [database] url",
+                node=config.index,
+            )
+        store = await SqliteStore.open(
+            config.database,
+            sealer=_sealer(config, keyring, rng),
+            vault=config.vault_id,
+            node=config.index,
+            clock=clock,
+            rng=rng,
+        )
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+async def create_storage(config: NodeConfig, clock: Clock, rng: Rng) -> None:
+    """Make the database of a new node: fresh data key, keyring, empty tables.
+
+    Raises:
+        KeycairnError: E_CONFLICT when one is there already, E_UNAVAILABLE.
+    """
+    with DirectoryLock(config.data_directory):
+        if config.database.exists():
+            raise KeycairnError(
+                Code.CONFLICT,
+                f"{config.database} exists already",
+                not_lost="It was not touched.",
+                node=config.index,
+            )
+        keyring = create_keyring(
+            config.encryptor, vault=config.vault_id, node=config.index, rng=rng
+        ).encode()
+        write_keyring(config.database, keyring)
+        store = await SqliteStore.open(
+            config.database,
+            sealer=_sealer(config, keyring, rng),
+            vault=config.vault_id,
+            node=config.index,
+            clock=clock,
+            rng=rng,
+            create=True,
+        )
+        await store.close()
+
+
+def _sealer(config: NodeConfig, keyring: bytes, rng: Rng) -> Sealer:
+    data_key = open_data_key(config.encryptor, keyring, vault=config.vault_id, node=config.index)
+    return Sealer(data_key, vault=config.vault_id, node=config.index, rng=rng)
