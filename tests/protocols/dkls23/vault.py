@@ -24,11 +24,12 @@ class Vault:
         self.setups = deal_setups(signers, seed)
         self.record = self.keys[1].record
         self.group = self.record.group
+        self._seed = seed
         self._sessions = 0
 
     def parties(self, name: str = "") -> dict[int, Any]:
         self._sessions += 1
-        return parties(self.signers, f"{name}/{self._sessions}")
+        return parties(self.signers, f"{name}/{self._sessions}", self._seed)
 
     def presign(self, count: int = 1, hook: Hook | None = None) -> dict[int, Outcome]:
         members = self.parties("presign")
