@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from keycairn.errors import Abort, Certainty, Code, KeycairnError
@@ -79,7 +80,7 @@ class Sessions:
         self._crash = crash
         self._running: dict[str, tuple[int, ...]] = {}
         self._public = 0
-        self._requests: dict[tuple[str, str, str], asyncio.Future[Any]] = {}
+        self._requests: dict[tuple[str, str, str], asyncio.Task[Any]] = {}
         self._history: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         self._banned: dict[int, BanRow] = {}
 
@@ -193,33 +194,40 @@ class Sessions:
     ) -> R:
         """Do ``work``, or wait for the same request that is already being worked on.
 
-        A waiting caller shares the outcome, errors included.
+        All callers share the outcome, errors included. The work is a task of its own: a caller
+        that goes away does not stop it.
         """
         place = (application, kind, names.request_id)
-        running = self._requests.get(place)
-        if running is not None:
-            return cast("R", await asyncio.shield(running))
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._requests[place] = future
-        entry = {"session_id": names.session_id, "kind": kind, "state": "running", "error": None}
-        self._remember(application, names.session_id, entry)
+        task = self._requests.get(place)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(
+                self._work(application, kind, names, work)
+            )
+            self._requests[place] = task
+            task.add_done_callback(partial(self._finished, place))
+        return cast("R", await asyncio.shield(task))
+
+    def _finished(self, place: tuple[str, str, str], task: asyncio.Task[Any]) -> None:
+        del self._requests[place]
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved: there may be no caller left
+
+    async def _work(
+        self, application: str, kind: str, names: SessionNames, work: Callable[[], Awaitable[R]]
+    ) -> R:
+        entry = {"session_id": names.session_id, "kind": kind, "state": "failed", "error": None}
+        running = {**entry, "state": "running"}
+        self._remember(application, names.session_id, running)
         try:
             result = await work()
-        except BaseException as exc:
-            entry["state"] = "failed"
-            if isinstance(exc, KeycairnError):
-                entry["error"] = exc.to_json()["error"]
-                future.set_exception(exc)
-                future.exception()  # marks it as retrieved: there may be no second caller
-            else:
-                future.cancel()
+        except KeycairnError as exc:
+            entry["error"] = exc.to_json()["error"]
             raise
         else:
             entry["state"] = "done"
-            future.set_result(result)
             return result
         finally:
-            del self._requests[place]
+            self._remember(application, names.session_id, entry)
 
     def _remember(self, application: str, session_id: str, entry: dict[str, Any]) -> None:
         self._history[(application, session_id)] = entry
