@@ -36,7 +36,13 @@ class Polynomial:
         return len(self.coefficients) - 1
 
     def evaluate(self, x: int) -> SecretScalar:
-        """``f(x) mod q`` (Horner). ``x`` is public."""
+        """``f(x) mod q`` (Horner) for a player's index ``x``, public.
+
+        Raises:
+            KeycairnError: E_BAD_INDEX for an ``x`` that is 0 mod q: f(0) is the secret itself.
+        """
+        if type(x) is not int or x % self.group.q == 0:
+            raise KeycairnError(Code.BAD_INDEX, "a share is never taken at zero")
         acc = 0
         for c in reversed(self.coefficients):
             acc = (acc * x + c.reveal()) % self.group.q
@@ -51,10 +57,15 @@ def lagrange(group: Group, players: Sequence[int], i: int, at: int = 0) -> int:
     """Lagrange coefficient of player ``i`` among ``players`` at ``x = at``.
 
     Raises:
-        KeycairnError: E_BAD_INDEX for duplicates, indices below 1, or ``i`` not among them.
+        KeycairnError: E_BAD_INDEX for duplicates, anything but an integer of [1, q), or ``i`` not
+            among them.
     """
-    if len(set(players)) != len(players) or i not in players or min(players) < 1:
-        raise KeycairnError(Code.BAD_INDEX, "players must be distinct, positive and contain i")
+    # Types and the upper bound too: 1 and q+1, or 1 and True, are one and the same evaluation
+    # point (security.md 2.3, "duplicate mod q").
+    if any(type(j) is not int or not 1 <= j < group.q for j in (*players, i)):
+        raise KeycairnError(Code.BAD_INDEX, "a player index is an integer of [1, q)")
+    if len(set(players)) != len(players) or i not in players:
+        raise KeycairnError(Code.BAD_INDEX, "players must be distinct and contain i")
     num = den = 1
     for j in players:
         if j != i:
@@ -81,9 +92,13 @@ def evaluate_commitment(commitment: Sequence[Point], x: int) -> Point:
     """
     group = commitment[0].group
     acc = commitment[-1]
-    for a in reversed(commitment[:-1]):
+    for e in reversed(range(len(commitment) - 1)):
         # acc*x cannot be the identity: acc is in a prime-order group and 0 < x < q.
-        acc = group.add([group.mul_public(acc, x) if x != 1 else acc, a])
+        try:
+            acc = group.add([group.mul_public(acc, x) if x != 1 else acc, commitment[e]])
+        except KeycairnError:
+            # A partial sum may be the identity where the whole is not.
+            return group.combine((pow(x, k, group.q), a) for k, a in enumerate(commitment))
     return acc
 
 
@@ -106,7 +121,11 @@ def check_degree(points: Mapping[int, Point], t: int, public: Point) -> None:
     basis = {i: points[i] for i in players[: t + 1]}
     targets = {0: public, **{j: points[j] for j in players[t + 1 :]}}
     for x, expected in targets.items():
-        if interpolate_points(basis, x) != expected:
+        try:
+            fits = interpolate_points(basis, x) == expected
+        except KeycairnError:
+            fits = False  # the identity, which no public key or share commitment is
+        if not fits:
             raise KeycairnError(
                 Code.BAD_SHARE,
                 "share commitments are not on one polynomial with the public key",

@@ -64,7 +64,8 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in pairs:
         if key in out:
-            _bad("duplicate key in a JSON object", key=key[:64])
+            # Escaped: the key may hold lone surrogates, which no answer could carry.
+            _bad("duplicate key in a JSON object", key=ascii(key[:64])[1:-1])
         out[key] = value
     return out
 
@@ -149,6 +150,9 @@ def _cbor_plain(value: Any, depth: int) -> None:
     elif isinstance(value, list):
         for item in value:
             _cbor_plain(item, depth + 1)
+    elif isinstance(value, int) and not -(1 << 64) <= value < 1 << 64:
+        # Beyond 64 bits an integer is tagged (a bignum), and tags are not used here.
+        _bad("integer too large")
     elif not (value is None or isinstance(value, (bytes, str, bool, int))):
         _bad("CBOR item of a type that is not used here")
 
