@@ -254,11 +254,14 @@ class PeerAborted(Abort):
     Nobody is blamed: neither whom the peer accuses, nor the peer for leaving (dkls23.md 8).
     """
 
-    def __init__(self, code: Code, reported_by: int) -> None:
+    def __init__(self, code: Code, reported_by: int, waiting_for: Iterable[int] = ()) -> None:
+        # Its time-out may be a moment before ours: say what we know of who is silent.
+        late = sorted(waiting_for) if code is Code.PEER_TIMEOUT else []
+        silent = f"; no message from player {', '.join(map(str, late))} either" if late else ""
         super().__init__(
             code,
-            f"player {reported_by} ended the session",
-            detail={"reported_by": reported_by},
+            f"player {reported_by} ended the session{silent}",
+            detail={"reported_by": reported_by, **({"waiting_for": late} if late else {})},
         )
         self.reported_by = reported_by
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -84,7 +85,8 @@ async def run(spec: SessionSpec, factory: Factory[R], env: Environment) -> R:
         error: KeycairnError = runner.timed_out()
     except KeycairnError as exc:
         error = exc
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Exception):
+        # Cancelled, or a fault of our own: the peers should not wait for their time-out.
         await runner.notify(Code.UNAVAILABLE)
         raise
     finally:
@@ -127,7 +129,9 @@ class _Runner:
                 else:
                     answer = await self._round(step)
         finally:
-            generator.close()
+            # A step that is still at work in its thread can't be closed; what it yields is lost.
+            with suppress(ValueError):
+                generator.close()
 
     async def _off_loop(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.env.executor, work)
@@ -165,7 +169,7 @@ class _Runner:
                     f"player {peer} computed another session id",
                     detail={"field": "nonce or incarnation", "peer": peer},
                 )
-        self.box.sid = sid
+        self.box.agree(sid)
         self._next_step()
         return sid
 
@@ -314,13 +318,22 @@ class _Runner:
             if not self.waiting:
                 return got
             for peer, code in sorted(self.box.aborted.items()):
-                raise PeerAborted(_known_code(code), peer)
+                silent = self.waiting - set(self.box.aborted)
+                raise PeerAborted(_known_code(code), peer, waiting_for=silent)
             lost = sorted(self.waiting & self.box.gone)
             if lost:
                 raise self._late(lost, "the connection broke or never came up")
             await self.box.changed.wait()
 
     def timed_out(self) -> Abort:
+        if not self.waiting:
+            return Abort(
+                Code.UNAVAILABLE,
+                f"this node did not finish its own step within {self.env.timeout:g} s",
+                not_lost="No key share was lost or revealed.",
+                next="look at this machine's load, then repeat the request",
+                detail={"step": self.box.step},
+            )
         return self._late(sorted(self.waiting), f"silent for {self.env.timeout:g} s")
 
     def _late(self, late: list[int], why: str) -> Abort:

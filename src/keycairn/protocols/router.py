@@ -17,7 +17,8 @@ from keycairn.protocols.session import Frame
 from keycairn.protocols.wire import decode
 
 _EARLY_PER_PEER = 256  # HELLOs of sessions that this node has not been asked for yet
-_EARLY_BYTES = 64 << 10  # largest HELLO kept early
+_EARLY_BYTES = 4 << 20  # all early HELLOs of one peer; a large one (ERS, long message) fits
+_SMALL = 256 << 10  # largest HELLO, CONFIRM, ECHO or ABORT
 _REMEMBERED_NAMES = 200_000
 
 
@@ -46,29 +47,36 @@ class Mailbox:
             return
         if frame.kind == session.ABORT:
             self._abort(peer, frame)
-        elif (
-            frame.kind
-            not in (
-                session.HELLO,
-                session.CONFIRM,
-                session.BROADCAST,
-                session.DIRECT,
-                session.ECHO,
-            )
-            or not self.step <= frame.step <= self.step + 1
-        ):
+        elif not self._expected(frame):
             self.dropped += 1
         elif self._foreign(frame):
-            self.fail(
-                Abort(
-                    Code.SESSION_MISMATCH,
-                    f"player {peer} sent a message of another session",
-                    detail={"field": "session id", "peer": peer},
-                )
-            )
+            self.fail(_other_session(peer))
         else:
             self._store(peer, frame)
         self.changed.set()
+
+    def _expected(self, frame: Frame) -> bool:
+        # What an honest peer can send now. Only rounds are large, so a peer that fills every slot
+        # can't make this node hold more than two steps' messages.
+        if not self.step <= frame.step <= self.step + 1 or len(frame.signature) > 64:
+            return False
+        if len(frame.sid) > 32:
+            return False
+        if frame.kind == session.HELLO:
+            return frame.step == 0 and len(frame.body) <= _SMALL
+        if frame.kind == session.CONFIRM:
+            return frame.step == 1 and len(frame.body) <= _SMALL
+        if frame.kind == session.ECHO:
+            return frame.step > 1 and len(frame.body) <= _SMALL
+        return frame.kind in (session.BROADCAST, session.DIRECT) and frame.step > 1
+
+    def agree(self, sid: bytes) -> None:
+        """All players confirmed ``sid``: from here on every frame must carry it."""
+        self.sid = sid
+        for (_, _, peer), frame in self.slots.items():
+            # A fast peer's first round may be here before the last CONFIRM.
+            if self._foreign(frame):
+                self.fail(_other_session(peer))
 
     def _foreign(self, frame: Frame) -> bool:
         # CONFIRM carries the sender's own idea of the id in its body; it is compared there.
@@ -81,6 +89,9 @@ class Mailbox:
         known = self.slots.get(place)
         if known is None:
             self.slots[place] = frame
+        elif known != frame and frame.kind in (session.HELLO, session.CONFIRM):
+            # An honest player that restarted and was asked again does this: nobody is blamed.
+            self.fail(_other_session(peer))
         elif known != frame:
             self.fail(
                 Abort(
@@ -117,6 +128,14 @@ class Mailbox:
     def take(self, step: int, kind: int) -> dict[int, Frame]:
         """The frames of (step, kind) that are here, by peer."""
         return {p: frame for (s, k, p), frame in self.slots.items() if s == step and k == kind}
+
+
+def _other_session(peer: int) -> Abort:
+    return Abort(
+        Code.SESSION_MISMATCH,
+        f"player {peer} sent a message of another session",
+        detail={"field": "session id", "peer": peer},
+    )
 
 
 class Router:
@@ -175,7 +194,7 @@ class Router:
             self.dropped += 1
 
     def _keep_early(self, peer: int, frame: Frame, size: int) -> None:
-        if size > _EARLY_BYTES or frame.step != 0:
+        if size > _SMALL or frame.step != 0:
             self.dropped += 1
             return
         early = self._early.setdefault(peer, OrderedDict())
@@ -183,7 +202,7 @@ class Router:
             early[frame.route] = frame  # the peer has given up: its HELLO is void
         else:
             early.setdefault(frame.route, frame)
-        while len(early) > _EARLY_PER_PEER:
+        while len(early) > _EARLY_PER_PEER or _held(early) > _EARLY_BYTES:
             early.popitem(last=False)
             self.dropped += 1
 
@@ -202,6 +221,20 @@ class Router:
                 box.gone.add(peer)
                 box.changed.set()
 
-    def forget_peer(self, peer: int) -> None:
-        """Drop what a dead incarnation of ``peer`` left behind."""
-        self._early.pop(peer, None)
+    def forget_peer(self, peer: int, incarnation: bytes) -> None:
+        """Drop what ``peer`` left behind before its present ``incarnation``.
+
+        A HELLO of the new incarnation may be here already: it overtakes control messages.
+        """
+        early = self._early.get(peer, OrderedDict())
+        for route, frame in list(early.items()):
+            try:
+                alive = decode(session.Hello, frame.body).incarnation == incarnation
+            except KeycairnError:
+                alive = False
+            if not alive:
+                del early[route]
+
+
+def _held(early: OrderedDict[bytes, Frame]) -> int:
+    return sum(len(frame.body) + len(frame.route) for frame in early.values())

@@ -127,6 +127,9 @@ def check_hello(mine: Hello, theirs: Hello, params: Message, me: int, peer: int)
         raise _mismatch(_differing_field(params, theirs.params), peer)
     if len(theirs.nonce) != NONCE_LEN or len(theirs.incarnation) != len(mine.incarnation):
         raise _mismatch("nonce", peer)
+    bound = [p for p, _ in theirs.bindings]
+    if bound != sorted(set(bound)) or not set(bound) <= set(mine.players):
+        raise _mismatch("pair setup", peer)
     if dict(mine.bindings).get(peer) != dict(theirs.bindings).get(me):
         raise _mismatch("pair setup", peer)
 

@@ -157,7 +157,7 @@ class NodeService:
             # Whatever was made with the peer's old incarnation died with it.
             known.incarnation = hello.incarnation
             self._setups.drop(peer)
-            self._router.forget_peer(peer)
+            self._router.forget_peer(peer, hello.incarnation)
         known.version = hello.version
         await self._keys.contact(peer)
         await self._documents.contact(peer)
