@@ -249,16 +249,18 @@ class Documents:
         )
 
         async def work() -> DocumentResult:
-            done = await self._store.request(application, names.request_id)
+            done = await self._store.request(application, f"ers/{names.request_id}")
             if done is not None:
                 return self._again(done, hashed)
             document = await self._run(names.session_id, names.players, parameters, rsa)
             row = await self._keep(document, rsa, [r.record.hash for r in rows])
-            result = RequestRow(application, names.request_id, hashed, {"sha256": row.sha256})
+            result = RequestRow(
+                application, f"ers/{names.request_id}", hashed, {"sha256": row.sha256}
+            )
             await self._store.put_request(result)
             return _result(document)
 
-        return await self._sessions.once(application, "ers", names, work)
+        return await self._sessions.once(application, "ers", names, hashed, work)
 
     def _check_key(self, row: KeyRow, players: tuple[int, ...]) -> None:
         if row.state != "active":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,10 +15,13 @@ from keycairn.protocols.router import Router
 from keycairn.protocols.wire import Message
 from keycairn.vault import control
 
+_log = logging.getLogger("keycairn.vault")
+
 M = TypeVar("M", bound=Message)
 Handler = Callable[[int, Any], Awaitable[None]]
 
 _CONTROL_BACKLOG = 1024
+_CONTROL_BYTES = 64 << 20  # waiting for one peer's handlers: four documents of the largest size
 
 
 @dataclass
@@ -28,9 +32,10 @@ class Peer:
     up: bool = False
     incarnation: bytes = b""
     version: str = ""
-    queue: asyncio.Queue[Message] = field(
+    queue: asyncio.Queue[tuple[Message, int]] = field(
         default_factory=lambda: asyncio.Queue(maxsize=_CONTROL_BACKLOG)
     )
+    queued_bytes: int = 0
 
 
 class Exchange:
@@ -81,10 +86,12 @@ class Exchange:
         if message is None or type(message) not in self._handlers:
             self.dropped += 1
             return
-        try:
-            self._peer(peer).queue.put_nowait(message)
-        except asyncio.QueueFull:
+        known = self._peer(peer)
+        if known.queue.full() or known.queued_bytes + len(data) > _CONTROL_BYTES:
             self.dropped += 1
+            return
+        known.queued_bytes += len(data)
+        known.queue.put_nowait((message, len(data)))
 
     def up(self, peer: int) -> None:
         self._peer(peer).up = True
@@ -103,12 +110,17 @@ class Exchange:
 
     async def _work(self, peer: Peer) -> None:
         while True:
-            message = await peer.queue.get()
+            message, size = await peer.queue.get()
+            peer.queued_bytes -= size
             try:
                 await self._handlers[type(message)](peer.index, message)
             except KeycairnError:
                 # A peer's bad message must not stop the ones behind it.
                 self.dropped += 1
+            except Exception:
+                # Nor may a fault of ours: without this task the peer would be unheard for good.
+                self.dropped += 1
+                _log.exception("control message of peer %d", peer.index)
 
     async def close(self) -> None:
         """Stop all background work."""

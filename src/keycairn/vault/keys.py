@@ -139,7 +139,7 @@ class Keys:
                 batch = await self._await_certificate(batch)
             return [await self.view(await self._row(k)) for k in batch.key_ids]
 
-        return await self._sessions.once(application, "create", names, work)
+        return await self._sessions.once(application, "create", names, hashed, work)
 
     def _allowed(self, scheme: str, action: str) -> None:
         if f"{scheme}.{action}" not in self._params.operations:
@@ -197,7 +197,8 @@ class Keys:
         try:
             return await asyncio.wait_for(active(), _WAIT_FOR_CERTIFICATE)
         except TimeoutError:
-            waiting = [h for h in batch.holders if h not in batch.ready]
+            now = await self._store.batch(batch.batch_id) or batch
+            waiting = [h for h in now.holders if h not in now.ready]
             raise KeycairnError(
                 Code.PEER_TIMEOUT,
                 f"the keys are pending: READY of player {', '.join(map(str, waiting))} is missing",

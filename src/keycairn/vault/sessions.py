@@ -16,7 +16,7 @@ from keycairn.protocols.driver import Environment, Journal, run
 from keycairn.protocols.form import Factory, Signer
 from keycairn.protocols.link import Link
 from keycairn.protocols.router import Router
-from keycairn.protocols.session import SessionSpec, route_of
+from keycairn.protocols.session import SessionSpec
 from keycairn.vault.api import SessionNames, VaultParameters
 from keycairn.vault.ports import BanRow, Store
 
@@ -78,9 +78,9 @@ class Sessions:
         self._signer = signer
         self._executor = executor
         self._crash = crash
-        self._running: dict[str, tuple[int, ...]] = {}
+        self._running: dict[object, SessionSpec] = {}
         self._public = 0
-        self._requests: dict[tuple[str, str, str], asyncio.Task[Any]] = {}
+        self._requests: dict[tuple[str, str, str], tuple[asyncio.Task[Any], bytes]] = {}
         self._history: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         self._banned: dict[int, BanRow] = {}
 
@@ -109,10 +109,10 @@ class Sessions:
             row = BanRow(f"ban-{self._rng.bytes(8).hex()}", peer, reason, now)
             self._banned[peer] = row
             await self._store.put_ban(row)
-        for name, players in list(self._running.items()):
-            if set(players) & set(peers):
+        for spec in list(self._running.values()):
+            if set(spec.players) & set(peers):
                 self._router.fail(
-                    route_of(self._params.vault_id, name),
+                    spec.route,
                     Abort(
                         Code.PEER_BANNED,
                         f"player {', '.join(map(str, peers))} was banned during this session",
@@ -171,7 +171,10 @@ class Sessions:
             crash=self._crash,
         )
         self._public += public
-        self._running[spec.name] = spec.players
+        # Not by name: a second session of the same name is refused, and must not take the first
+        # one's place here.
+        run_id = object()
+        self._running[run_id] = spec
         try:
             # Nodes that have just started may still be dialling.
             peers = [p for p in spec.players if p != self._params.index]
@@ -179,7 +182,7 @@ class Sessions:
             return await run(spec, factory, env)
         finally:
             self._public -= public
-            self._running.pop(spec.name, None)
+            del self._running[run_id]
 
     async def drain(self, seconds: float) -> None:
         """Wait until no session runs, at most ``seconds``."""
@@ -190,20 +193,36 @@ class Sessions:
     # -- idempotency and history --------------------------------------------------------------
 
     async def once(
-        self, application: str, kind: str, names: SessionNames, work: Callable[[], Awaitable[R]]
+        self,
+        application: str,
+        kind: str,
+        names: SessionNames,
+        hashed: bytes,
+        work: Callable[[], Awaitable[R]],
     ) -> R:
         """Do ``work``, or wait for the same request that is already being worked on.
 
         All callers share the outcome, errors included. The work is a task of its own: a caller
         that goes away does not stop it.
+
+        Args:
+            hashed: digest of the request's parameters. E_CONFLICT if the request id is being
+                worked on with others: nobody is ever handed another request's result.
         """
         place = (application, kind, names.request_id)
-        task = self._requests.get(place)
+        task, running = self._requests.get(place, (None, hashed))
+        if running != hashed:
+            raise KeycairnError(
+                Code.CONFLICT,
+                "this request_id is in use for other parameters",
+                not_lost="The earlier request goes on unchanged.",
+                next="use a fresh request_id",
+            )
         if task is None:
             task = asyncio.get_running_loop().create_task(
                 self._work(application, kind, names, work)
             )
-            self._requests[place] = task
+            self._requests[place] = (task, hashed)
             task.add_done_callback(partial(self._finished, place))
         return cast("R", await asyncio.shield(task))
 

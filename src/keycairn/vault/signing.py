@@ -106,15 +106,15 @@ class Signing:
         hashed = hash_of(_REQUEST, request.key_id, payload, request.path)
 
         async def work() -> Signature:
-            done = await self._store.request(application, names.request_id)
+            done = await self._store.request(application, f"sign/{names.request_id}")
             if done is not None:
                 return _from_row(done, hashed)
             result = await self._run(request)
-            row = RequestRow(application, names.request_id, hashed, _to_json(result))
+            row = RequestRow(application, f"sign/{names.request_id}", hashed, _to_json(result))
             await self._store.put_request(row)
             return result
 
-        return await self._sessions.once(application, "sign", names, work)
+        return await self._sessions.once(application, "sign", names, hashed, work)
 
     def _check_shape(self, scheme: str, request: Sign) -> None:
         if request.path is not None:
