@@ -3,7 +3,7 @@
 Masny and Rindal, *Endemic Oblivious Transfer* (CCS 2019, eprint 2019/706), the one-round variant
 from Diffie-Hellman. Both messages cross in one round. For every ``i`` the receiver sends two
 points, of which one is random and the other is ``t_i*G`` minus a hash of the random one; the
-sender can not tell which::
+sender cannot tell which::
 
     receiver   r_{Δi} = t_i*G - P(psid, i, Δ_i, o)      r_{1-Δi} = o, a random point
     sender     A = a*G                                   K_{i,b} = a*(r_b + P(psid, i, b, r_{1-b}))

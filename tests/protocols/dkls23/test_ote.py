@@ -180,6 +180,29 @@ def test_the_same_bit_in_all_rows_fails_the_check() -> None:
     assert not alice(lane(), dataclasses.replace(message, u=u.tobytes())).consistent
 
 
+def test_the_challenge_covers_every_row() -> None:
+    """χ hashes the whole u: a cheater that could change an unhashed bit would know R before."""
+    message, _ = bob(lane())
+    base = ote._u_digest(lane(), message.u)
+    size = 8 * len(message.u)
+    for bit in (0, 8 * 999, 8 * 1000, size // 2, size - 8 * row_len(1), size - 1):
+        assert ote._u_digest(lane(), flip(message.u, bit)) != base
+    rows = np.frombuffer(message.u, np.uint8)[: row_len(1)][None, :]
+    first, second = RowHash(lane(), base), RowHash(lane(), bytes(32))
+    assert (first(rows) != second(rows)).any()
+
+
+def test_the_transcript_covers_the_whole_message() -> None:
+    """od, by which θ binds Bob's message: u, x̂ and t̂ to the last bit."""
+    message, _ = bob(lane())
+    base = message.transcript(lane())
+    for name in ("u", "x_hat", "t_hat"):
+        whole = getattr(message, name)
+        for bit in (0, 8 * len(whole) - 1):
+            changed = dataclasses.replace(message, **{name: flip(whole, bit)})
+            assert changed.transcript(lane()) != base
+
+
 def cheating_bob(
     where: Lane, row: int, bits: tuple[int, ...], guess: int, hashing: type
 ) -> OtMessage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from protocols.dkls23.vault import Vault, sha, signature_of
 from protocols.lockstep import DROP, Envelope, Outcome, altered, replace
 
 Q = SECP256K1.q
+PRESIGN = importlib.import_module("keycairn.protocols.dkls23.presign")
 
 
 @pytest.fixture
@@ -159,6 +161,13 @@ def test_nu_of_another_slot_or_player_does_not_open(vault: Vault) -> None:
     hook = altered(1, 4, lambda _: seen[4], broadcast=True)
     outcomes = vault.sign({i: batch[i][1] for i in batch}, sha(1), hook=hook)
     named(outcomes, Code.BAD_COMMIT, (1, 3))
+
+
+def test_nu_is_committed_for_one_session_player_and_slot() -> None:
+    """Else a rushing player could commit to another's ν by copying its commitment."""
+    nu = bytes(32)
+    places = [(s, i, slot) for s in (bytes(32), sha(1)) for i in (1, 2) for slot in (0, 1)]
+    assert len({PRESIGN.nu_commitment(s, i, slot, nu) for s, i, slot in places}) == len(places)
 
 
 def test_t020_digest_equivocated_between_signers(

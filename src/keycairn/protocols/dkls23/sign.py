@@ -212,7 +212,7 @@ def _unusable() -> NoReturn:
     """δ = 0, R' the identity or r' = 0: probability 2^-255, refused all the same."""
     raise Abort(
         Code.PRESIG_SPENT,
-        "this presignature can not be used for this request and is spent",
+        "this presignature cannot be used for this request and is spent",
         not_lost=NOTHING_SIGNED,
         next="sign again with another presignature",
     )
