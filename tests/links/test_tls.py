@@ -323,7 +323,8 @@ async def test_t023_junk_of_one_peer_disturbs_nobody(free_ports: Callable[..., i
             assert ws.close_code == 1009
         reader, writer = await asyncio.open_connection("127.0.0.1", net.ports[1])
         writer.write(b"GET / HTTP/1.1\r\n\r\n" * 100)
-        assert await reader.read() == b"" or True
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
         writer.close()
         await net.links[3].send(1, b"good")
         assert (await net.sinks[1].has(2)) == [(2, b"sense"), (3, b"good")]

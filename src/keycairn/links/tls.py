@@ -107,6 +107,14 @@ def split_listen(listen: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+async def _within(event: asyncio.Event, seconds: float) -> None:
+    """Wait for ``event``, at most ``seconds``. (Not ``wait_for``: in Python 3.11 it swallows a
+    cancellation that comes in the same turn as the event.)"""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
 class TlsLink:
     """Implements :class:`keycairn.protocols.link.Link` for one node.
 
@@ -250,19 +258,17 @@ class TlsLink:
     async def _dial_for_ever(self, peer: int, address: str) -> None:
         low, high = _BACKOFF
         delay = low
-        while True:
+        while not self._closing:
             if peer in self._live:
                 await self._gone[peer].wait()
             if self.index > peer:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._came[peer].wait(), SETTLE)
+                await _within(self._came[peer], SETTLE)
             if peer in self._live:
                 continue
             if await self._dial(peer, address):
                 delay = low
             pause = delay * (0.5 + randbelow(self._rng, 1 << 20) / (1 << 20))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._came[peer].wait(), pause)
+            await _within(self._came[peer], pause)
             delay = min(2 * delay, high)
 
     async def _dial(self, peer: int, address: str) -> bool:
