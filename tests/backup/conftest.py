@@ -12,14 +12,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from keycairn.backup import BundleInputs, create_bundle
+from keycairn.backup import BundleInputs, Opener, SecretSource, create_bundle, opener
 from keycairn.curves import group
 from keycairn.encoding import SecretBytes, SecretScalar
+from keycairn.encryptors import EncryptorConfig, create_keyring, open_data_key
 from keycairn.ports.seeded import ManualClock, SeededRng
 from keycairn.protocols.keygen import ready_statement
 from keycairn.protocols.record import KeyRecord
 from keycairn.store.documents import DocumentDirectory
-from keycairn.store.sqlite import SqliteStore
+from keycairn.store.sqlite import SqliteStore, write_keyring
 from keycairn.vault.api import Identity
 from keycairn.vault.ports import Batch, BundleRow, DocumentRow, NewKey
 from keycairn.vault.sealing import Sealer
@@ -42,7 +43,6 @@ class DiskNode:
     home: Path
     operator: Path
     index: int
-    data_key: bytes
     age_identity: pyrage.x25519.Identity
     clock: ManualClock = field(default_factory=ManualClock)
     rng: SeededRng = field(default_factory=lambda: SeededRng("node"))
@@ -70,20 +70,35 @@ class DiskNode:
     def recipient(self) -> str:
         return str(self.age_identity.to_public())
 
-    async def open(self, path: Path | None = None, data_key: bytes | None = None) -> SqliteStore:
-        """Open a database file with this node's data key (an ``Opener``)."""
-        sealer = Sealer(
-            SecretBytes(data_key or self.data_key), vault=VAULT, node=self.index, rng=self.rng
-        )
-        return await SqliteStore.open(
-            path or self.home / "data" / "node.db",
-            sealer=sealer,
+    @property
+    def database(self) -> Path:
+        return self.home / "data" / "node.db"
+
+    async def create(self) -> None:
+        """Make the database with a keyring, and open it."""
+        config = EncryptorConfig("keyfile", secret_file=self.operator / "master.key")
+        keyring = create_keyring(config, vault=VAULT, node=self.index, rng=self.rng).encode()
+        write_keyring(self.database, keyring)
+        key = open_data_key(config, keyring, vault=VAULT, node=self.index)
+        self.store = await SqliteStore.open(
+            self.database,
+            sealer=Sealer(key, vault=VAULT, node=self.index, rng=self.rng),
             vault=VAULT,
             node=self.index,
             clock=self.clock,
             rng=self.rng,
-            create=path is None,
+            create=True,
         )
+
+    @property
+    def opener(self) -> Opener:
+        """Opens database copies with the master secret."""
+        return self.opener_at(self.operator / "master.key")
+
+    def opener_at(self, secret_file: Path) -> Opener:
+        """The same with the secret at another place."""
+        source = SecretSource(secret_file=secret_file)
+        return opener(source, vault=VAULT, node=self.index, clock=self.clock, rng=self.rng)
 
     async def add_keys(self, count: int = 1, *, active: bool = True) -> list[KeyRecord]:
         """Make keys as a creation session would leave them at this node."""
@@ -205,7 +220,7 @@ gate = ["address", "sign"]
 """
 
 
-MASTER = b"canary-master-secret-0123456789abcdef"
+MASTER = b"canary-master-secret-01234567890"
 
 MakeNode = Callable[..., Awaitable[DiskNode]]
 
@@ -234,14 +249,14 @@ async def make_node(tmp_path: Path, free_ports: Callable[..., int]) -> MakeNode:
         (operator / "launch" / "start.sh").write_text("#!/bin/sh\nexec keycairn node run\n")
         (operator / "launch" / "start.sh").chmod(0o755)
         (operator / "master.key").write_bytes(MASTER)
+        (operator / "master.key").chmod(0o600)
         node = DiskNode(
             home,
             operator,
             index,
-            hashlib.sha256(f"data key {index}".encode()).digest(),
             pyrage.x25519.Identity.generate(),
         )
-        node.store = await node.open()
+        await node.create()
         made.append(node)
         return node
 

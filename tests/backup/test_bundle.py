@@ -27,7 +27,7 @@ async def test_round_trip(node: Any) -> None:
         path,
         node_public_key=node.identity.public,
         identity=node.secret,
-        opener=node.open,
+        opener=node.opener,
         level="trial",
     )
     assert report.proofs is Answer.YES

@@ -7,9 +7,13 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from keycairn.backup.archive import Source
 from keycairn.backup.disk import disk_errors, open_regular
@@ -21,6 +25,7 @@ from keycairn.errors import Code, KeycairnError
 INDEX = "index.json"
 CONFIG = "config/node.toml"
 DATABASE = "database/node.db"
+IDENTITY = "files/player.identity_key_file"
 _MAX_INDEX = 64 << 20
 _MAX_FILES = 1_000_000
 #: Shorter secrets would be found by chance in honest bytes.
@@ -174,11 +179,12 @@ class _Master:
         try:
             self._stat = self.path.stat()
             with open_regular(self.path) as stream:
-                content = stream.read(MAX_CONFIG).strip()
+                content = stream.read(MAX_CONFIG)
         except OSError:
             return  # Not readable from here, so it can't get into the bundle either.
-        if len(content) >= _MIN_SEARCHED:
-            self.patterns.append(SecretBytes(content))
+        self.patterns += [
+            SecretBytes(form) for form in _forms(content) if len(form) >= _MIN_SEARCHED
+        ]
 
     def refuse(self, path: Path, key: str) -> None:
         """Raise E_POLICY if ``path`` is the master secret, by any name or link."""
@@ -191,6 +197,24 @@ class _Master:
                 next=f"take it out of {key}; keep a copy of the secret elsewhere, on its own",
                 detail={"file": str(path), "key": key},
             )
+
+
+def _forms(content: bytes) -> list[bytes]:
+    """A secret file's content, and how else the same secret is written."""
+    text = content.strip()
+    forms = [content, text, content.hex().encode()]
+    with suppress(ValueError):
+        forms.append(bytes.fromhex(text.decode("ascii", "replace")))
+    return forms
+
+
+def public_half(pem: bytes) -> bytes | None:
+    """Raw public key of an Ed25519 private key in PEM; None for anything else."""
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError):
+        return None
+    return key.public_key().public_bytes_raw() if isinstance(key, Ed25519PrivateKey) else None
 
 
 def _add(

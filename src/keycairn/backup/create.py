@@ -22,12 +22,14 @@ from keycairn.backup.archive import ArchiveSource, Source
 from keycairn.backup.bundle import check_hashes, read_bundle, write_header
 from keycairn.backup.collect import (
     DATABASE,
+    IDENTITY,
     INDEX,
     Collection,
     Origin,
     collect,
     from_bytes,
     from_file,
+    public_half,
 )
 from keycairn.backup.disk import (
     CHUNK,
@@ -129,6 +131,7 @@ async def create_bundle(
     """
     age.check_recipients(recipients)
     early = await asyncio.to_thread(collect, inputs.config, inputs.forbidden)
+    await asyncio.to_thread(_check_identity, early, identity)
     await asyncio.to_thread(_check_target, target)
     data = early.config.database().path.parent
     with exclusive(data / LOCK, "another backup of this node is running"):
@@ -153,6 +156,20 @@ def _check_target(target: Path) -> None:
             next="mount or make it, or correct [backup] targets",
             detail={"target": str(target)},
         )
+
+
+def _check_identity(found: Collection, identity: Identity) -> None:
+    for source in found.sources:
+        if source.name == IDENTITY:
+            with disk_errors(f"{source.shown} can't be read"), source.open() as stream:
+                if public_half(stream.read()) == identity.public:
+                    return
+    raise KeycairnError(
+        Code.CONFLICT,
+        "[player] identity_key_file is not the key that this node runs with",
+        not_lost=_KEPT,
+        next="put the node's identity key back: a bundle with another one could not be restored",
+    )
 
 
 @contextmanager

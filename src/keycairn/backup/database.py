@@ -184,17 +184,30 @@ async def check_sealed(path: Path, report: DatabaseReport, opener: Opener) -> No
                     "use an older bundle if you need this row",
                 )
             )
-        await store.check_audit()
+        broken = await _audit(store)
+        if broken is not None:
+            # Keys don't depend on it: a restore that refused them would lose more than the log.
+            report.findings.append(broken)
         report.documents = list(await store.documents())
-        report.sealed = Answer.NO if damaged else Answer.YES
+        report.sealed = Answer.NO if damaged or broken else Answer.YES
         report.proofs = await _prove(store, report)
     finally:
         await store.close()
 
 
+async def _audit(store: Store) -> Finding | None:
+    try:
+        await store.check_audit()
+    except KeycairnError as exc:
+        if exc.code is not Code.STORE_INTEGRITY:
+            raise
+        return Finding("audit log", exc.message, exc.next)
+    return None
+
+
 async def _prove(store: Store, report: DatabaseReport) -> Answer:
     """x_i*G = X_i for every key, and a certificate for every active one."""
-    answer = Answer.YES if report.sealed is Answer.YES else Answer.NO
+    answer = Answer.NO if any(f.what == "damaged row" for f in report.findings) else Answer.YES
     after = ""
     while page := await store.keys(after=after, limit=_PAGE):
         ids = [row.record.key_id for row in page]

@@ -19,7 +19,7 @@ from typing import Any
 
 from keycairn.backup.archive import Sink
 from keycairn.backup.bundle import Bundle, check_hashes, damaged, read_bundle, unpack
-from keycairn.backup.collect import CONFIG, DATABASE, INDEX, Index
+from keycairn.backup.collect import CONFIG, DATABASE, IDENTITY, INDEX, Index, public_half
 from keycairn.backup.database import (
     DatabaseReport,
     Finding,
@@ -113,7 +113,7 @@ class _Sinks:
     opened: list[Any] = field(default_factory=list)
 
     def __call__(self, part: Part) -> Sink | None:
-        if part.name in (INDEX, CONFIG):
+        if part.name in (INDEX, CONFIG, IDENTITY):
             return self.kept.setdefault(part.name, BytesIO())
         if part.name == DATABASE and self.database is not None:
             out = create_private(self.database)
@@ -146,7 +146,7 @@ def look_inside(bundle: Bundle, identity: SecretBytes, database: Path | None) ->
             sinks.close()
     manifest = bundle.manifest
     names = [part.name for part in manifest.parts]
-    if not {INDEX, CONFIG, DATABASE} <= set(names):
+    if not {INDEX, CONFIG, DATABASE, IDENTITY} <= set(names):
         damaged("a part that every bundle has is missing")
     index = Index.from_bytes(sinks.kept[INDEX].getvalue())
     if set(index.origins) != set(names) - {INDEX}:
@@ -157,6 +157,8 @@ def look_inside(bundle: Bundle, identity: SecretBytes, database: Path | None) ->
     config = NodeFile.parse(raw, Path(index.home))
     if (config.vault, config.index) != (manifest.vault, manifest.node):
         damaged("its configuration belongs to another node")
+    if public_half(sinks.kept[IDENTITY].getvalue()) != manifest.node_public_key:
+        damaged("it was signed with another key than the identity key inside")
     return Unpacked(index, config, raw)
 
 
@@ -181,7 +183,8 @@ async def verify_bundle(
         node_public_key: the node's Ed25519 identity key, 32 bytes, from elsewhere; without it
             nobody can tell who made the bundle, and the report says so.
         identity: content of an age identity file; level "trial" needs it.
-        opener: opens the database copy with the master secret (:func:`unlock.opener`); optional.
+        opener: opens the database copy with the master secret
+            (:func:`keycairn.backup.unlock.opener`); optional.
         level: "manifest", "hashes" or "trial".
         scratch: directory for the trial's database copy, which is removed afterwards; the
             system's temporary directory by default. The copy is sealed as the database is.

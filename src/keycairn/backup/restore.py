@@ -1,0 +1,536 @@
+"""Restoring a node from its bundle: look at everything first, then write once.
+
+:func:`plan_restore` reads and checks; it writes nothing but a sealed copy of the database in a
+scratch directory, which it removes. :func:`execute` writes the whole directory beside the target
+and renames it into place in one step: at any moment the target is either as it was, or complete.
+After an interruption the same command works again.
+
+The six steps (recovery.md): database, encryptor, machine, addresses, files in place,
+presignatures gone (there are none in a bundle; setups and nonces belong to an incarnation, and
+every start draws a new one).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from keycairn.backup.archive import Sink
+from keycairn.backup.bundle import Bundle, check_hashes, read_bundle, unpack
+from keycairn.backup.database import (
+    DatabaseReport,
+    Finding,
+    Opener,
+    as_json,
+    check_plain,
+    check_sealed,
+    report_findings,
+)
+from keycairn.backup.disk import (
+    create_private,
+    disk_errors,
+    remove_tree,
+    sync,
+    sync_directory,
+    sync_tree,
+    unavailable,
+)
+from keycairn.backup.layout import BESIDE, Layout, Placed, make_layout
+from keycairn.backup.machine import MARKER, check_ports, check_target, staging_of
+from keycairn.backup.manifest import Part
+from keycairn.backup.rewrite import check_mapping
+from keycairn.backup.unlock import SecretSource, opener
+from keycairn.backup.verify import look_inside, pins
+from keycairn.encoding import SecretBytes
+from keycairn.errors import Code, KeycairnError
+from keycairn.ports import Clock, Rng
+from keycairn.vault.policy import Answer
+from keycairn.vault.ports import BundleRow, Store
+
+_KEPT = "The bundle is unchanged, and nothing stands at the target that wasn't there before."
+ORIGINS = f"{BESIDE}/where-these-belong.txt"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of the six steps: what was done or found. ``answer``: ok, warn or skipped."""
+
+    number: int
+    name: str
+    answer: str
+    words: str
+
+    def to_json(self) -> dict[str, Any]:
+        """``{step, name, answer, words}``."""
+        return {
+            "step": self.number,
+            "name": self.name,
+            "answer": self.answer,
+            "words": self.words,
+        }
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """Everything that a restore will do, decided and checked; nothing of it done.
+
+    Attributes:
+        bundle: verified from its first to its last byte.
+        sha256: of the bundle file, hex.
+        into: the target directory.
+        layout: where each part goes, and the new node.toml.
+        report: what the database copy holds.
+        opener: opens the database with the master secret, or None when it isn't here.
+        steps: the first four steps, as found; the rest as planned.
+        findings: what the operator should know.
+    """
+
+    bundle: Bundle
+    sha256: str
+    into: Path
+    layout: Layout
+    report: DatabaseReport
+    opener: Opener | None
+    identity: SecretBytes
+    clock: Clock
+    steps: tuple[Step, ...]
+    findings: tuple[Finding, ...]
+    dry_run: bool
+
+    def to_json(self, *, done: bool = False) -> dict[str, Any]:
+        """Result keys of ``node restore``; ``done`` is False for a plan or a dry run."""
+        manifest = self.bundle.manifest
+        start = f"keycairn node run --config {self.into / self.layout.config_name}"
+        return {
+            "bundle": str(self.bundle.path),
+            "sha256": self.sha256,
+            "node": manifest.node,
+            "vault": manifest.vault,
+            "into": str(self.into),
+            "dry_run": self.dry_run,
+            "done": done,
+            "steps": [step.to_json() for step in self.steps],
+            "keys": self.report.keys,
+            "presignatures": 0,
+            "proofs_ok": as_json(self.report.proofs),
+            "findings": [finding.to_json() for finding in self.findings],
+            "changes": [change.to_json() for change in self.layout.changes],
+            "next": list(
+                dict.fromkeys([start, *(finding.next for finding in self.findings if finding.next)])
+            ),
+        }
+
+
+async def plan_restore(
+    bundle: Path,
+    *,
+    into: Path,
+    identity: SecretBytes,
+    clock: Clock,
+    rng: Rng,
+    mapping: Mapping[str, Any] | None = None,
+    node_public_key: bytes | None = None,
+    node: int | None = None,
+    secret_file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    dry_run: bool = False,
+    scratch: Path | None = None,
+) -> RestorePlan:
+    """Check everything that a restore depends on.
+
+    Args:
+        bundle: the stored file.
+        into: directory to restore to; absent, or empty.
+        identity: content of the age identity file.
+        clock: stamps the receipt.
+        rng: for the store that is opened.
+        mapping: parsed mapping file (:mod:`keycairn.backup.rewrite`), or None.
+        node_public_key: the node's identity key as its peers pin it; another signer is refused.
+        node: the player index that is expected; another node's bundle is refused.
+        secret_file: the master secret, if it isn't where the configuration expects it.
+        environ: process environment, for ``secret_env``.
+        dry_run: report taken ports instead of refusing them; :func:`execute` refuses the plan.
+        scratch: where the sealed database copy goes while it is looked at; the system's temporary
+            directory by default.
+
+    Raises:
+        KeycairnError: E_CONFLICT (another node's bundle, target not empty, live node, port in
+            use), E_STORE_INTEGRITY (bundle damaged, wrong master secret), E_UNWRAP_FAILED (age
+            identity), E_MALFORMED (no bundle, newer format, mapping), E_POLICY (newer schema,
+            secret file readable by others), E_UNAVAILABLE.
+    """
+    into = Path(os.path.normpath(into.absolute()))
+    mapped = check_mapping(mapping or {})
+    found = await asyncio.to_thread(read_bundle, bundle, node_public_key=node_public_key)
+    manifest = found.manifest
+    if node is not None and manifest.node != node:
+        raise KeycairnError(
+            Code.CONFLICT,
+            f"this is a bundle of node {manifest.node}, not of node {node}",
+            not_lost="Nothing was written.",
+            next="use a bundle of this node; the node's number stands in the file's name",
+        )
+    sha256 = await asyncio.to_thread(check_hashes, found)
+    check_target(into, sha256)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="keycairn-plan-") as directory:
+        copy = Path(directory) / "node.db"
+        inside = await asyncio.to_thread(look_inside, found, identity, copy)
+        layout = await asyncio.to_thread(
+            make_layout,
+            manifest.parts,
+            inside.index,
+            inside.config,
+            inside.config_bytes,
+            home=into,
+            mapped=mapped,
+        )
+        report = await asyncio.to_thread(check_plain, copy, manifest, pins(layout.config, manifest))
+        source = _secret_source(layout, secret_file)
+        with_secret = opener(
+            source,
+            vault=manifest.vault,
+            node=manifest.node,
+            clock=clock,
+            rng=rng,
+            environ=environ,
+        )
+        opened = await _try_secret(copy, report, with_secret)
+    ports = await asyncio.to_thread(check_ports, layout.config.listeners())
+    if ports and not dry_run:
+        raise KeycairnError(
+            Code.CONFLICT,
+            "; ".join(finding.words for finding in ports),
+            not_lost="Nothing was written.",
+            next=ports[0].next,
+        )
+    plan = RestorePlan(
+        bundle=found,
+        sha256=sha256,
+        into=into,
+        layout=layout,
+        report=report,
+        opener=opened,
+        identity=identity,
+        clock=clock,
+        steps=(),
+        findings=(),
+        dry_run=dry_run,
+    )
+    findings = _findings(plan, ports, pinned=node_public_key is not None, source=source)
+    return replace(plan, findings=tuple(findings), steps=tuple(_steps(plan, ports, source)))
+
+
+def _secret_source(layout: Layout, secret_file: Path | None) -> SecretSource:
+    if secret_file is not None:
+        return SecretSource(secret_file=secret_file)
+    _, source, value = layout.config.secret()
+    if source == "secret_file":
+        return SecretSource(secret_file=layout.config.named("encryptor.secret_file", value).path)
+    if source == "secret_env":
+        return SecretSource(secret_env=value)
+    return SecretSource(secret_credential=value)
+
+
+async def _try_secret(copy: Path, report: DatabaseReport, opened: Opener) -> Opener | None:
+    """Open the copy if the secret is here; a wrong secret raises, a missing one gives None."""
+    try:
+        await check_sealed(copy, report, opened)
+    except KeycairnError as exc:
+        if exc.code is not Code.NOT_FOUND:
+            raise
+        return None
+    return opened
+
+
+def _documents(plan: RestorePlan) -> dict[str, Placed]:
+    """ERS documents in the bundle by the hash of their content, whatever their names say."""
+    filed = [p for p in plan.layout.placed if p.part.name.startswith("ers/")]
+    return {p.part.sha256.hex(): p for p in filed}
+
+
+def _findings(
+    plan: RestorePlan, ports: list[Finding], *, pinned: bool, source: SecretSource
+) -> list[Finding]:
+    found = [*ports, *report_findings(plan.report)]
+    if not pinned:
+        found.append(
+            Finding(
+                "signer",
+                "no node public key was given: the bundle is whole, but only the peers' pin of "
+                f"{plan.bundle.manifest.node_public_key.hex()} can tell that it is this node's",
+                "compare with [[peers]] public_key in a peer's node.toml",
+            )
+        )
+    if plan.opener is None:
+        found.append(
+            Finding(
+                "master secret",
+                f"{source} is not here, so no share was proved and no receipt was written",
+                f"put the master secret back ({source}), then keycairn backup create",
+            )
+        )
+    filed = _documents(plan)
+    for row in plan.report.documents:
+        if row.sha256 in filed:
+            continue
+        found.append(
+            Finding(
+                "ers document",
+                f"document {row.sha256} is listed in the database but not in the bundle; it does "
+                "not count until it is fetched from a peer and verified",
+                "keycairn ers status",
+            )
+        )
+    for item in plan.layout.launch:
+        if not item.there:
+            found.append(
+                Finding(
+                    "launch file",
+                    f"{item.original} is not on this machine; restored as {item.to}",
+                    f"install -D {plan.into / item.to} {item.original}",
+                )
+            )
+    return found
+
+
+def _steps(plan: RestorePlan, ports: list[Finding], source: SecretSource) -> list[Step]:
+    manifest, report = plan.bundle.manifest, plan.report
+    proved = {
+        Answer.YES: ("ok", f"{source} opens it; every share fits its certified record"),
+        Answer.NO: ("warn", f"{source} opens it; not every share could be proved, see findings"),
+        Answer.CANT_TELL: ("skipped", f"{source} is not here: no share was proved"),
+    }[report.proofs]
+    moved = len(plan.layout.changes)
+    return [
+        Step(
+            1,
+            "database",
+            "ok",
+            f"bundle of node {manifest.node}, vault {manifest.vault}: signature, all hashes and "
+            f"{report.keys} keys checked",
+        ),
+        Step(2, "encryptor", *proved),
+        Step(
+            3,
+            "machine",
+            "warn" if ports else "ok",
+            f"made by keycairn {manifest.keycairn}; target is free, "
+            + ("ports are in use" if ports else "ports are free"),
+        ),
+        Step(
+            4,
+            "addresses and credentials",
+            "ok",
+            f"{moved} values of {plan.layout.config_name} change"
+            if moved
+            else f"{plan.layout.config_name} stays as it was",
+        ),
+        Step(5, "in place", "ok", f"{len(plan.layout.placed)} files in {plan.into}, in one step"),
+        Step(
+            6,
+            "presignatures",
+            "ok",
+            "none: a bundle holds no presignature, nonce or setup; the next start is a new "
+            "incarnation",
+        ),
+    ]
+
+
+async def execute(plan: RestorePlan) -> dict[str, Any]:
+    """Do what the plan says.
+
+    Returns:
+        The result keys of ``node restore`` (interfaces.md).
+
+    Raises:
+        KeycairnError: E_POLICY for a dry-run plan; E_CONFLICT when the target filled up, or
+            another restore to it runs; E_UNAVAILABLE, E_STORE_INTEGRITY. The target is then as it
+            was before, and the command can be repeated.
+    """
+    if plan.dry_run:
+        raise KeycairnError(Code.POLICY, "this plan was made as a dry run")
+    staging = staging_of(plan.into)
+    with _staging(staging, plan.sha256):
+        try:
+            await asyncio.to_thread(_write_files, plan, staging)
+            await _settle_database(plan, staging)
+            await asyncio.to_thread(_into_place, plan, staging)
+        except OSError as exc:
+            raise unavailable(f"the node can't be restored to {plan.into}", exc) from exc
+        except KeycairnError as exc:
+            raise KeycairnError(
+                exc.code,
+                exc.message,
+                not_lost=exc.not_lost or _KEPT,
+                next=exc.next,
+                detail=exc.detail,
+            ) from exc
+    return plan.to_json(done=True)
+
+
+@contextmanager
+def _staging(staging: Path, sha256: str) -> Iterator[None]:
+    """Hold ``staging``, empty but for the marker. It is removed if it is still there at the end.
+
+    Raises:
+        KeycairnError: E_CONFLICT when another restore holds it, or it isn't a restore's.
+    """
+    with disk_errors(f"{staging} can't be made"):
+        staging.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise KeycairnError(
+                Code.CONFLICT, "another restore to this place is running", not_lost=_KEPT
+            ) from exc
+        with disk_errors(f"{staging} can't be prepared"):
+            _clear(staging)
+            staging.chmod(0o700)
+            with create_private(staging / MARKER) as out:
+                out.write(sha256.encode() + b"\n")
+                sync(out)
+        try:
+            yield
+        finally:
+            with disk_errors(f"{staging} can't be removed"):
+                # Not if it was renamed into place, and the name is another restore's by now.
+                if staging.exists() and os.path.samestat(os.fstat(fd), staging.stat()):
+                    remove_tree(staging)
+    finally:
+        os.close(fd)
+
+
+def _clear(staging: Path) -> None:
+    """Remove what an interrupted restore left; refuse what isn't a restore's.
+
+    The marker goes last, so that what is left of an interrupted removal is recognised too.
+    """
+    entries = list(staging.iterdir())
+    if entries and staging / MARKER not in entries:
+        raise KeycairnError(
+            Code.CONFLICT,
+            f"{staging} is in the way, and no restore made it",
+            not_lost=_KEPT,
+            next="move it away",
+        )
+    for entry in sorted(entries, key=lambda e: e.name == MARKER):
+        if entry.is_dir() and not entry.is_symlink():
+            remove_tree(entry)
+        else:
+            entry.unlink()
+
+
+@dataclass
+class _Files:
+    """Opens the staged file of each part; one part can have several places."""
+
+    staging: Path
+    places: Mapping[str, list[Placed]]
+    opened: list[BinaryIO] = field(default_factory=list)
+
+    def __call__(self, part: Part) -> Sink | None:
+        self.close()
+        for placed in self.places.get(part.name, []):
+            path = self.staging / placed.to
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mode = 0o700 if placed.executable else 0o600
+            self.opened.append(create_private(path, mode=mode))
+        return self if self.opened else None
+
+    def write(self, data: bytes) -> None:
+        for out in self.opened:
+            out.write(data)
+
+    def close(self) -> None:
+        while self.opened:
+            with self.opened.pop() as out:
+                sync(out)
+
+
+def _write_files(plan: RestorePlan, staging: Path) -> None:
+    places: dict[str, list[Placed]] = {}
+    for placed in plan.layout.placed:
+        places.setdefault(placed.part.name, []).append(placed)
+    files = _Files(staging, places)
+    try:
+        unpack(plan.bundle, plan.identity, files)
+    finally:
+        files.close()
+    config = plan.layout.config
+    _write(staging / plan.layout.config_name, plan.layout.config_bytes)
+    if plan.layout.launch:
+        lines = [f"{item.to}  ->  {item.original}\n" for item in plan.layout.launch]
+        _write(staging / ORIGINS, "".join(lines).encode())
+    directories = [config.anchor(), config.ers_store(), *config.targets()]
+    for named in directories:
+        if named.inside is not None:
+            (staging / named.inside).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with create_private(path) as out:
+        out.write(data)
+        sync(out)
+
+
+async def _settle_database(plan: RestorePlan, staging: Path) -> None:
+    """Write the receipt of this very bundle, and make document rows say what is really there."""
+    if plan.opener is None:
+        return
+    store = await plan.opener(staging / str(plan.layout.config.database().inside))
+    try:
+        await store.put_bundle(_receipt(plan))
+        await _settle_documents(plan, store)
+    finally:
+        await store.close()
+
+
+def _receipt(plan: RestorePlan) -> BundleRow:
+    manifest = plan.bundle.manifest
+    return BundleRow(
+        sha256=plan.sha256,
+        location=str(plan.bundle.path.absolute()),
+        size=plan.bundle.payload_offset + manifest.payload_size,
+        created_us=manifest.created_us,
+        verified_us=plan.clock.now_us(),
+        level="trial",
+        keys=manifest.receipt_keys(),
+        detail={
+            "node": manifest.node,
+            "vault": manifest.vault,
+            "payload_sha256": manifest.payload_sha256.hex(),
+            "recipients": list(manifest.recipients),
+            "restored": True,
+        },
+    )
+
+
+async def _settle_documents(plan: RestorePlan, store: Store) -> None:
+    filed = _documents(plan)
+    for row in await store.documents():
+        if row.sha256 not in filed:
+            # Its file isn't here: it must not count until it is fetched and verified again.
+            await store.delete_document(row.sha256)
+            continue
+        path = str(plan.into / filed[row.sha256].to)
+        if row.path != path:
+            await store.put_document(replace(row, path=path))
+
+
+def _into_place(plan: RestorePlan, staging: Path) -> None:
+    sync_tree(staging)
+    check_target(plan.into, plan.sha256)
+    staging.rename(plan.into)
+    sync_directory(plan.into.parent)
+    (plan.into / MARKER).unlink()
+    sync_directory(plan.into)
