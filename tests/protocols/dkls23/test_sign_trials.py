@@ -16,6 +16,7 @@ from protocols.lockstep import DROP, Envelope, Outcome, altered, replace
 
 Q = SECP256K1.q
 PRESIGN = importlib.import_module("keycairn.protocols.dkls23.presign")
+SIGN = importlib.import_module("keycairn.protocols.dkls23.sign")
 
 
 @pytest.fixture
@@ -189,6 +190,54 @@ def test_t020_tweak_equivocated_between_signers(
     assert {o.code for o in outcomes.values()} == {Code.SIG_INVALID}
     assert all(o.events("ban") == [] for o in outcomes.values())
     assert all(p.spent for p in mine.values())
+
+
+REQUESTS = {
+    "same": (sha(1), 0),
+    "digest": (sha(2), 0),
+    "tweak": (sha(1), 7),
+}
+
+
+@pytest.mark.parametrize("what", REQUESTS)
+def test_t020_zero_shares_cancel_only_for_one_and_the_same_request(
+    vault: Vault,
+    mine: dict[int, Presignature],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    """In place of the echo: partials of players that differ in the request are noise."""
+    shares: dict[Any, int] = {}
+    original = SIGN.zero_share
+
+    def spy(group: Any, t: Any, session: bytes, me: int, *rest: Any) -> int:
+        shares[me, rest[-1]] = original(group, t, session, me, *rest)
+        return shares[me, rest[-1]]
+
+    monkeypatch.setattr(SIGN, "zero_share", spy)
+    digest, tweak = REQUESTS[what]
+    vault.sign(mine, {1: sha(1), 3: digest, 4: sha(1)}, {1: 0, 3: tweak, 4: 0})
+    assert len(set(shares.values())) == len(shares) == 6
+    for label in ("u", "w"):
+        total = sum(shares[i, label] for i in (1, 3, 4)) % Q
+        assert (total == 0) == (what == "same")
+
+
+def test_both_numbers_of_a_partial_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same presignature and request with and without zero-shares: both numbers move."""
+    sent = []
+    for masked in (True, False):
+        vault = Vault(5, 2, (1, 3, 4), seed="mask")
+        mine = {i: batch[0] for i, batch in vault.presignatures().items()}
+        if not masked:
+            monkeypatch.setattr(SIGN, "zero_share", lambda *_: 0)
+        outcomes = vault.sign(mine, sha(1))
+        signature_of(outcomes)
+        sent.append({i: outcomes[i].sent[1].broadcast for i in (1, 3, 4)})
+    with_masks, without = sent
+    for i in (1, 3, 4):
+        assert with_masks[i].w != without[i].w
+        assert with_masks[i].u != without[i].u
 
 
 @pytest.mark.parametrize("number", [1, 2])
