@@ -1,0 +1,334 @@
+"""What every store must do, over each adapter in ``worlds.FACTORIES``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keycairn.encoding import SecretScalar
+from keycairn.errors import Code, KeycairnError
+from keycairn.vault.ports import (
+    BanRow,
+    BundleRow,
+    DocumentRow,
+    ErsKeyRow,
+    RequestRow,
+    Store,
+)
+from store.worlds import FACTORIES, add_keys, new_batch, new_key, spend
+
+
+@pytest.fixture(params=sorted(FACTORIES))
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    made = await FACTORIES[request.param](tmp_path)
+    yield made
+    await made.close()
+
+
+async def refused(code: Code, awaitable: object) -> KeycairnError:
+    with pytest.raises(KeycairnError) as caught:
+        await awaitable  # type: ignore[misc]
+    assert caught.value.code is code
+    return caught.value
+
+
+# -- keys and batches
+
+
+async def test_a_batch_is_pending_until_every_holder_is_ready(store: Store) -> None:
+    keys = [new_key("key-a"), new_key("key-b", curve="ed25519")]
+    batch = new_batch(keys)
+    await store.put_batch(batch, keys)
+    row = await store.key("key-a")
+    assert row is not None
+    assert (row.state, row.record, row.application) == ("pending", keys[0].record, "shop")
+    assert await store.pending_batches() == [batch]
+    got = await store.add_ready(batch.batch_id, {2: b"2" * 64})
+    assert not got.active
+    got = await store.add_ready(batch.batch_id, {3: b"3" * 64, 2: b"other"})
+    assert got.active
+    assert got.ready == {1: b"\1" * 64, 2: b"2" * 64, 3: b"3" * 64}
+    assert await store.batch(batch.batch_id) == got
+    assert await store.batch_by_request("shop", "r-1") == got
+    assert await store.pending_batches() == []
+    row = await store.key("key-b")
+    assert row is not None
+    assert row.state == "active"
+
+
+async def test_shares_come_back_as_they_went_in(store: Store) -> None:
+    keys = await add_keys(store, ["key-a", "key-b", "key-c"])
+    for key in keys:
+        got = await store.key_share(key.record.key_id)
+        assert got.record == key.record
+        assert got.index == 1
+        assert got.share.reveal() == key.share.reveal()
+        chain_codes = [None if c is None else c.reveal() for c in (got.chain_code, key.chain_code)]
+        assert chain_codes[0] == chain_codes[1]
+    many = await store.key_shares(["key-c", "key-a", "key-c"])
+    assert [k.record.key_id for k in many] == ["key-c", "key-a", "key-c"]
+    await refused(Code.NOT_FOUND, store.key_share("key-z"))
+    await refused(Code.NOT_FOUND, store.key_shares(["key-a", "key-z"]))
+    assert await store.key_shares([]) == []
+
+
+async def test_keys_are_listed_in_order_and_in_pages(store: Store) -> None:
+    await add_keys(store, [f"k{n:02}" for n in range(7)], request_id="r-1")
+    await add_keys(store, ["a-other"], application="bank", request_id="r-1")
+    assert [k.record.key_id for k in await store.keys()] == ["a-other"] + [
+        f"k{n:02}" for n in range(7)
+    ]
+    first = await store.keys(application="shop", limit=3)
+    rest = await store.keys(application="shop", after=first[-1].record.key_id)
+    assert [k.record.key_id for k in first] == ["k00", "k01", "k02"]
+    assert [k.record.key_id for k in rest] == ["k03", "k04", "k05", "k06"]
+    assert await store.keys(application="nobody") == []
+    assert await store.key("k99") is None
+    assert await store.batch(b"none") is None
+    assert await store.batch_by_request("bank", "r-2") is None
+
+
+async def test_names_are_used_once(store: Store) -> None:
+    [key] = await add_keys(store, ["key-a"])
+    before = await store.state_digest()
+    again = new_batch([key], request_id="r-2")
+    await refused(Code.CONFLICT, store.put_batch(again, [key]))
+    fresh = new_key("key-b")
+    same_request = replace(new_batch([fresh]), batch_id=b"another")
+    await refused(Code.CONFLICT, store.put_batch(same_request, [fresh]))
+    assert await store.key("key-b") is None
+    assert await store.batch(again.batch_id) is None
+    assert await store.state_digest() == before
+    await store.check_audit()
+
+
+async def test_a_batch_that_does_not_fit_its_keys_is_refused(store: Store) -> None:
+    key, other = new_key("key-a"), new_key("key-b")
+    batch = new_batch([key])
+    for wrong in (
+        replace(batch, key_ids=("key-x",)),
+        replace(batch, record_hashes=(other.record.hash,)),
+        replace(batch, generation=2),
+        replace(batch, ready={9: b"x"}),
+    ):
+        await refused(Code.MALFORMED, store.put_batch(wrong, [key]))
+    foreign = new_key("key-a", vault="another")
+    await refused(Code.MALFORMED, store.put_batch(new_batch([foreign]), [foreign]))
+    wrong_share = replace(key, share=SecretScalar(key.share.reveal() + 1))
+    await refused(Code.STORE_INTEGRITY, store.put_batch(batch, [wrong_share]))
+    assert await store.keys() == []
+
+
+async def test_ready_of_strangers_and_for_unknown_batches(store: Store) -> None:
+    await add_keys(store, ["key-a"], active=False)
+    [batch] = await store.pending_batches()
+    await refused(Code.BAD_INDEX, store.add_ready(batch.batch_id, {9: b"x"}))
+    await refused(Code.NOT_FOUND, store.add_ready(b"none", {2: b"x"}))
+    assert await store.pending_batches() == [batch]
+
+
+# -- incarnations and spends
+
+
+async def test_t045_a_presignature_is_spent_once(store: Store) -> None:
+    await store.begin_incarnation(b"inc-1", 1)
+    await store.spend(spend(1))
+    await refused(Code.PRESIG_SPENT, store.spend(spend(1)))
+    await refused(Code.PRESIG_SPENT, store.spend(replace(spend(1), digest=b"other", base_r=b"x")))
+    assert await store.spends() == [spend(1)]
+    assert await store.spends("key-a") == [spend(1)]
+    assert await store.spends("key-b") == []
+
+
+async def test_inv2_a_base_nonce_is_spent_once(store: Store) -> None:
+    await store.begin_incarnation(b"inc-1", 1)
+    await store.spend(spend(1, base_r=b"R"))
+    await refused(Code.PRESIG_SPENT, store.spend(spend(2, base_r=b"R")))
+    # A protocol that names no base nonce is counted by the id alone.
+    await store.spend(spend(3, base_r=b""))
+    await store.spend(spend(4, base_r=b""))
+    assert [s.base_r for s in await store.spends()] == [b"R", b"", b""]
+
+
+async def test_t046_64_parallel_spends_of_one_presignature(store: Store) -> None:
+    await store.begin_incarnation(b"inc-1", 1)
+    results = await asyncio.gather(
+        *[store.spend(spend(1)) for _ in range(64)], return_exceptions=True
+    )
+    errors = [r for r in results if r is not None]
+    assert len(errors) == 63
+    assert all(isinstance(e, KeycairnError) and e.code is Code.PRESIG_SPENT for e in errors)
+
+
+async def test_t016_an_old_incarnation_may_not_spend(store: Store) -> None:
+    await refused(Code.QUARANTINED, store.spend(spend(1)))
+    await store.begin_incarnation(b"inc-1", 1)
+    await store.spend(spend(1))
+    await store.begin_incarnation(b"inc-2", 2)
+    error = await refused(Code.QUARANTINED, store.spend(spend(2)))
+    assert error.next
+    assert error.not_lost
+    await refused(Code.QUARANTINED, store.spend(spend(1)))
+    await store.spend(spend(2, incarnation=b"inc-2"))
+    await refused(Code.PRESIG_SPENT, store.spend(spend(1, incarnation=b"inc-2")))
+    await refused(Code.CONFLICT, store.begin_incarnation(b"inc-1", 3))
+    await store.spend(spend(3, incarnation=b"inc-2"))
+
+
+# -- requests, bans, ERS keys, documents, bundles
+
+
+async def test_results_of_requests(store: Store) -> None:
+    row = RequestRow("shop", "r-9", b"h" * 32, {"signature": b"\1\2", "n": [1, None, True, "ä"]})
+    await store.put_request(row)
+    assert await store.request("shop", "r-9") == row
+    assert await store.request("bank", "r-9") is None
+    await refused(Code.CONFLICT, store.put_request(replace(row, request_hash=b"i" * 32)))
+    await store.put_request(replace(row, application="bank"))
+    await refused(
+        Code.MALFORMED, store.put_request(replace(row, request_id="f", result={"x": 0.5}))
+    )
+
+
+async def test_bans_are_put_and_lifted(store: Store) -> None:
+    ban = BanRow("b1", 2, "OT check failed", 5)
+    await store.put_ban(ban)
+    await store.put_ban(BanRow("b2", 3, "again", 6))
+    await store.put_ban(replace(ban, lifted_us=9))
+    assert await store.bans() == [replace(ban, lifted_us=9), BanRow("b2", 3, "again", 6)]
+
+
+async def test_ers_keys(store: Store) -> None:
+    row = ErsKeyRow("ab" * 32, b"spki", 3072, 1, None, None, "challenged", False, {"a": [b"h"]})
+    await store.put_ers_key(row)
+    assert await store.ers_key("ab" * 32) == row
+    allowed = replace(row, state="allowed", attested_us=7, challenge=None, expires_us=9)
+    await store.put_ers_key(allowed)
+    assert await store.ers_keys() == [allowed]
+    assert await store.ers_key("cd" * 32) is None
+
+
+def document(n: int, *key_ids: str) -> DocumentRow:
+    keys = {k: (1, bytes([n]) * 32) for k in key_ids}
+    return DocumentRow(f"{n:064x}", f"ers/{n}", "ab" * 32, "label", True, keys, n, n)
+
+
+async def test_documents_are_found_by_key(store: Store) -> None:
+    await store.put_document(document(1, "key-a", "key-b"))
+    await store.put_document(document(2, "key-b"))
+    assert await store.documents() == [document(1, "key-a", "key-b"), document(2, "key-b")]
+    assert await store.documents("key-a") == [document(1, "key-a", "key-b")]
+    assert await store.documents("key-b") == await store.documents()
+    await store.put_document(document(1, "key-c"))
+    assert await store.documents("key-a") == []
+    await store.delete_document(document(2).sha256)
+    await store.delete_document(document(2).sha256)
+    assert await store.documents() == [document(1, "key-c")]
+
+
+async def test_bundles(store: Store) -> None:
+    row = BundleRow("cd" * 32, "file:x", 10, 1, 2, "hashes", {"key-a": (1, b"h" * 32)}, {"a": "b"})
+    await store.put_bundle(row)
+    await store.put_bundle(replace(row, level="trial"))
+    assert await store.bundles() == [replace(row, level="trial")]
+    await store.delete_bundle("cd" * 32)
+    await store.delete_bundle("ef" * 32)
+    assert await store.bundles() == []
+
+
+# -- the whole store
+
+
+async def test_every_change_is_audited_and_readings_are_not(store: Store) -> None:
+    counts = [await store.check_audit()]
+
+    async def grew() -> bool:
+        counts.append(await store.check_audit())
+        return counts[-1] > counts[-2]
+
+    [key] = await add_keys(store, ["key-a"])
+    assert await grew()
+    await store.begin_incarnation(b"inc-1", 1)
+    assert await grew()
+    await store.spend(spend(1))
+    assert await grew()
+    await store.put_ban(BanRow("b", 2, "r", 1))
+    assert await grew()
+    await store.put_document(document(1, "key-a"))
+    assert await grew()
+    await store.delete_document(document(1).sha256)
+    assert await grew()
+    await store.put_request(RequestRow("shop", "r", b"", {}))
+    assert await grew()
+    await store.audit("something", {"n": 1})
+    assert await grew()
+    await store.key_share(key.record.key_id)
+    await store.keys()
+    await store.state_digest()
+    with pytest.raises(KeycairnError):
+        await store.spend(spend(1))
+    await store.delete_document(document(1).sha256)
+    assert not await grew()
+
+
+async def test_state_digest_follows_the_state_and_nothing_else(store: Store) -> None:
+    digests = [await store.state_digest()]
+
+    async def changed() -> bool:
+        digests.append(await store.state_digest())
+        return digests[-1] != digests[-2]
+
+    assert len(digests[0]) == 32
+    await add_keys(store, ["key-a"], active=False)
+    assert await changed()
+    await store.add_ready((await store.pending_batches())[0].batch_id, {2: b"", 3: b""})
+    assert await changed()
+    await store.put_document(document(1, "key-a"))
+    assert await changed()
+    await store.put_ers_key(ErsKeyRow("ab" * 32, b"", 3072, 1, None, None, "allowed"))
+    assert await changed()
+    await store.begin_incarnation(b"inc-1", 1)
+    await store.spend(spend(1))
+    await store.audit("x", {})
+    await store.put_ban(BanRow("b", 2, "r", 1))
+    await store.put_request(RequestRow("shop", "r", b"", {}))
+    await store.put_document(replace(document(1, "key-a"), verified_us=99))
+    assert not await changed()
+
+
+async def test_400_concurrent_updates_all_arrive(store: Store) -> None:
+    before = await store.check_audit()
+    await store.put_ban(BanRow("b", 2, "0", 0))
+
+    async def update(n: int) -> None:
+        if n % 2:
+            await store.put_ban(BanRow("b", 2, str(n), n))
+        else:
+            await store.put_request(RequestRow("shop", f"r-{n}", b"", {"n": n}))
+
+    await asyncio.gather(*[update(n) for n in range(400)])
+    assert await store.check_audit() == before + 401
+    found = [await store.request("shop", f"r-{n}") for n in range(0, 400, 2)]
+    assert [r.result["n"] for r in found if r] == list(range(0, 400, 2))
+
+
+async def test_a_cancelled_caller_leaves_no_half_write(store: Store) -> None:
+    await store.begin_incarnation(b"inc-1", 1)
+    for n in range(1, 21):
+        task = asyncio.create_task(store.spend(spend(n)))
+        for _ in range(n):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await store.audit("after", {})
+    spent = {s.at_us for s in await store.spends()}
+    await store.check_audit()
+    for n in range(1, 21):
+        if n in spent:
+            await refused(Code.PRESIG_SPENT, store.spend(spend(n)))
+        else:
+            await store.spend(spend(n))

@@ -1,0 +1,438 @@
+"""SQLite only: the file, several processes, snapshots, full disks, schema versions, keyrings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keycairn.encoding import SecretBytes
+from keycairn.errors import Code, KeycairnError
+from keycairn.store import schema
+from keycairn.store.sqlite import SqliteStore, read_keyring, write_keyring
+from keycairn.vault.ports import RequestRow
+from store.worlds import World, add_keys, spend
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "node.db")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def opening_fails(world: World, code: Code) -> KeycairnError:
+    with pytest.raises(KeycairnError) as caught:
+        await world.open()
+    assert caught.value.code is code
+    assert caught.value.not_lost
+    return caught.value
+
+
+async def test_the_file_is_private_and_the_journal_leaves_nothing(world: World) -> None:
+    old = os.umask(0)
+    try:
+        store = await world.open(create=True)
+        await add_keys(store, ["key-a"])
+    finally:
+        os.umask(old)
+    assert mode(world.path) == 0o600
+    for other in world.path.parent.iterdir():
+        assert mode(other) == 0o600
+        assert other == world.path or other.stat().st_size == 0
+    await store.close()
+    world.path.chmod(0o644)
+    await (await world.open()).close()
+    assert mode(world.path) == 0o600
+
+
+async def test_pragmas_hold_on_both_connections(world: World) -> None:
+    store = await world.open(create=True)
+    for engine in (store._writer, store._reader):
+        async with engine.connect() as conn:
+            got = {
+                name: (await conn.exec_driver_sql(f"PRAGMA {name}")).scalar()
+                for name in ("synchronous", "foreign_keys", "journal_mode", "busy_timeout")
+            }
+        assert got == {
+            "synchronous": 2,
+            "foreign_keys": 1,
+            "journal_mode": "truncate",
+            "busy_timeout": 30000,
+        }
+    await store.close()
+
+
+async def test_no_secret_is_in_the_file(world: World) -> None:
+    store = await world.open(create=True)
+    keys = await add_keys(store, ["key-a", "key-b"])
+    await store.close()
+    content = world.path.read_bytes()
+    for key in keys:
+        g = key.record.group
+        assert g.encode_scalar(key.share.reveal()) not in content
+        assert key.share.reveal().to_bytes(32, "big") not in content
+        if key.chain_code is not None:
+            assert key.chain_code.reveal() not in content
+    assert world.data_key.reveal() not in content
+    assert b"key-a" in content
+
+
+async def test_a_missing_store_is_not_made_by_accident(world: World) -> None:
+    await opening_fails(world, Code.NOT_FOUND)
+    assert not world.path.exists()
+    world.path.touch()
+    await opening_fails(world, Code.STORE_INTEGRITY)
+    world.path.write_bytes(b"this is not a database, it only takes the place of one" * 100)
+    await opening_fails(world, Code.STORE_INTEGRITY)
+
+
+async def test_what_was_written_is_there_after_a_restart(world: World) -> None:
+    store = await world.open(create=True)
+    await add_keys(store, ["key-a", "key-b"])
+    await store.begin_incarnation(b"inc-1", 1)
+    await store.spend(spend(1))
+    digest = await store.state_digest()
+    await store.close()
+    await store.close()
+    store = await world.open()
+    assert await store.state_digest() == digest
+    assert await store.damaged() == []
+    with pytest.raises(KeycairnError) as caught:
+        await store.spend(spend(1))
+    assert caught.value.code is Code.PRESIG_SPENT
+    await store.close()
+
+
+async def test_creating_twice_changes_nothing(world: World) -> None:
+    store = await world.open(create=True)
+    await add_keys(store, ["key-a"])
+    await store.close()
+    store = await world.open(create=True)
+    assert len(await store.keys()) == 1
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [(b"2", Code.POLICY), (b"999", Code.POLICY), (b"0", Code.STORE_INTEGRITY), (b"x", None)],
+)
+async def test_schema_version(world: World, value: bytes, code: Code | None) -> None:
+    await (await world.open(create=True)).close()
+    with contextlib.closing(sqlite3.connect(world.path)) as db, db:
+        db.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (value,))
+    error = await opening_fails(world, code or Code.STORE_INTEGRITY)
+    if code is Code.POLICY:
+        assert "newer keycairn" in error.message
+        assert value.decode() in error.message
+
+
+async def test_a_half_made_store_is_not_opened(world: World) -> None:
+    write_keyring(world.path, b"ring")
+    await opening_fails(world, Code.STORE_INTEGRITY)
+    store = await world.open(create=True)
+    assert read_keyring(world.path) == b"ring"
+    await store.close()
+    await (await world.open()).close()
+
+
+async def test_foreign_objects_in_the_schema_are_refused(world: World) -> None:
+    await (await world.open(create=True)).close()
+    with contextlib.closing(sqlite3.connect(world.path)) as db, db:
+        db.execute("CREATE TRIGGER t AFTER INSERT ON bans BEGIN DELETE FROM bans; END")
+    await opening_fails(world, Code.STORE_INTEGRITY)
+
+
+# -- keyring
+
+
+def test_keyring_before_there_is_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    assert read_keyring(path) is None
+    write_keyring(path, b"first")
+    assert mode(path) == 0o600
+    assert read_keyring(path) == b"first"
+    for replaces in (None, b"other"):
+        with pytest.raises(KeycairnError) as caught:
+            write_keyring(path, b"second", replaces=replaces)
+        assert caught.value.code is Code.CONFLICT
+    write_keyring(path, b"second", replaces=b"first")
+    assert read_keyring(path) == b"second"
+    path.write_bytes(b"junk" * 1000)
+    with pytest.raises(KeycairnError) as caught:
+        read_keyring(path)
+    assert caught.value.code is Code.STORE_INTEGRITY
+
+
+async def test_keyring_is_in_the_snapshot(world: World, tmp_path: Path) -> None:
+    write_keyring(world.path, b"ring")
+    store = await world.open(create=True)
+    await store.snapshot(tmp_path / "copy.db")
+    assert read_keyring(tmp_path / "copy.db") == b"ring"
+    await store.close()
+
+
+# -- snapshots and copies
+
+
+async def test_a_snapshot_opens_and_equals(world: World, tmp_path: Path) -> None:
+    store = await world.open(create=True)
+    await add_keys(store, [f"key-{n}" for n in range(20)])
+    digest, records = await store.state_digest(), await store.check_audit()
+    target = tmp_path / "copy.db"
+    await store.snapshot(target)
+    assert mode(target) == 0o600
+    await add_keys(store, ["later"], request_id="r-2")
+    copy = await World(target).open()
+    assert await copy.state_digest() == digest
+    assert await copy.check_audit() == records
+    assert await copy.damaged() == []
+    assert (await copy.key_share("key-7")).record.key_id == "key-7"
+    assert await copy.key("later") is None
+    await copy.close()
+    with pytest.raises(KeycairnError) as caught:
+        await store.snapshot(target)
+    assert caught.value.code is Code.CONFLICT
+    with pytest.raises(KeycairnError) as caught:
+        await store.snapshot(tmp_path / "nowhere" / "copy.db")
+    assert caught.value.code is Code.UNAVAILABLE
+    await store.close()
+
+
+async def test_snapshots_among_writers_are_consistent(world: World, tmp_path: Path) -> None:
+    store = await world.open(create=True)
+
+    async def write() -> None:
+        for n in range(60):
+            await store.put_request(RequestRow("shop", f"r-{n}", b"", {"pad": "x" * 2000}))
+
+    async def snapshots() -> list[Path]:
+        made = [tmp_path / f"copy-{n}.db" for n in range(4)]
+        for path in made:
+            await asyncio.sleep(0.03)
+            await store.snapshot(path)
+        return made
+
+    _, made = await asyncio.gather(write(), snapshots())
+    await store.close()
+    for path in made:
+        copy = await World(path).open()
+        assert await copy.damaged() == []
+        await copy.check_audit()
+        await copy.close()
+
+
+async def test_a_copy_of_the_stopped_file_is_a_store(world: World, tmp_path: Path) -> None:
+    store = await world.open(create=True)
+    await add_keys(store, ["key-a"])
+    # Not closed: as after a kill. Only the one file is copied.
+    shutil.copyfile(world.path, tmp_path / "copy.db")
+    copy = await World(tmp_path / "copy.db").open()
+    assert (await copy.key_share("key-a")).index == 1
+    await copy.close()
+    await store.close()
+
+
+_KILLED = """
+import asyncio, os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from store.worlds import World, spend
+
+async def main():
+    store = await World(Path(sys.argv[2])).open()
+    await store.begin_incarnation(b"inc-k", 1)
+    n = 0
+    while True:
+        n += 1
+        await store.spend(spend(n, incarnation=b"inc-k"))
+        os.write(1, b"%d\\n" % n)
+
+asyncio.run(main())
+"""
+
+
+async def test_t048_what_was_acknowledged_survives_a_kill(world: World) -> None:
+    await (await world.open(create=True)).close()
+    run = subprocess.Popen(
+        [sys.executable, "-c", _KILLED, str(Path(__file__).parents[1]), str(world.path)],
+        stdout=subprocess.PIPE,
+    )
+    assert run.stdout is not None
+    lines = [run.stdout.readline() for _ in range(25)]
+    run.kill()
+    acknowledged = int((lines + run.stdout.read().splitlines())[-1])
+    run.wait()
+    store = await world.open()
+    assert await store.damaged() == []
+    await store.check_audit()
+    assert len(await store.spends()) in (acknowledged, acknowledged + 1)
+    await store.begin_incarnation(b"inc-2", 2)
+    for n in (1, acknowledged):
+        with pytest.raises(KeycairnError) as caught:
+            await store.spend(spend(n, incarnation=b"inc-2"))
+        assert caught.value.code is Code.PRESIG_SPENT
+    with pytest.raises(KeycairnError) as caught:
+        await store.spend(spend(10**6, incarnation=b"inc-k"))
+    assert caught.value.code is Code.QUARANTINED
+    await store.close()
+
+
+async def test_400_concurrent_updates_through_two_stores(world: World) -> None:
+    """Two stores on one file, as two processes would be: nothing is lost between them."""
+    first = await world.open(create=True)
+    second = await world.open()
+    before = await first.check_audit()
+    await asyncio.gather(*[(first, second)[n % 2].audit("update", {"n": n}) for n in range(400)])
+    assert await second.check_audit() == before + 400
+    await first.close()
+    await second.close()
+
+
+async def test_t046_two_stores_spend_one_presignature_once(world: World) -> None:
+    first = await world.open(create=True)
+    second = await world.open()
+    await first.begin_incarnation(b"inc-1", 1)
+    results = await asyncio.gather(
+        *[(first, second)[n % 2].spend(spend(1)) for n in range(64)], return_exceptions=True
+    )
+    assert sum(r is None for r in results) == 1
+    assert {e.code for e in results if isinstance(e, KeycairnError)} == {Code.PRESIG_SPENT}
+    await first.close()
+    await second.close()
+
+
+# -- disks that say no (T-078)
+
+
+async def page_limit(store: SqliteStore, pages: int) -> None:
+    async with store._writer.connect() as conn:
+        await conn.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+
+async def test_t078_a_full_disk_loses_nothing_and_ends(world: World) -> None:
+    store = await world.open(create=True)
+    await store.begin_incarnation(b"inc-1", 1)
+    await add_keys(store, ["key-a"])
+    digest, records = await store.state_digest(), await store.check_audit()
+    await page_limit(store, 1)
+
+    async def fill() -> None:
+        for n in range(1000):
+            await store.put_request(RequestRow("shop", f"r-{n}", b"", {"pad": "x" * 4000}))
+
+    with pytest.raises(KeycairnError) as caught:
+        await fill()
+    assert caught.value.code is Code.UNAVAILABLE
+    assert "full" in caught.value.message
+    assert caught.value.not_lost
+    assert caught.value.next
+    assert (await store.key_share("key-a")).index == 1
+    assert await store.state_digest() == digest
+    records = await store.check_audit()
+    await page_limit(store, 1_000_000)
+    await store.spend(spend(1))
+    assert await store.check_audit() == records + 1
+    await store.close()
+    store = await world.open()
+    assert await store.damaged() == []
+    await store.close()
+
+
+_LIMITED = """
+import asyncio, resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from store.worlds import World
+from keycairn.errors import KeycairnError
+from keycairn.vault.ports import RequestRow
+
+async def main():
+    path = Path(sys.argv[2])
+    store = await World(path).open()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = path.stat().st_size + 40_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    done = 0
+    try:
+        for n in range(1000):
+            await store.put_request(RequestRow("shop", f"r-{n}", b"", {"pad": "x" * 4000}))
+            done += 1
+    except KeycairnError as exc:
+        print(exc.code.value, done)
+    print((await store.check_audit()))
+
+asyncio.run(main())
+"""
+
+
+async def test_t078_a_file_that_can_not_grow(world: World) -> None:
+    store = await world.open(create=True)
+    records = await store.check_audit()
+    await store.close()
+    run = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(Path(__file__).parents[1]), str(world.path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    code, done, seen = run.stdout.split()
+    assert code == "E_UNAVAILABLE"
+    assert int(done) > 0
+    assert int(seen) == records + int(done)
+    store = await world.open()
+    assert await store.damaged() == []
+    assert await store.check_audit() == records + int(done)
+    assert await store.request("shop", f"r-{int(done) - 1}") is not None
+    assert await store.request("shop", f"r-{int(done)}") is None
+    await store.close()
+
+
+async def test_t078_a_lock_that_another_program_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await world.open(create=True)
+    await store.begin_incarnation(b"inc-1", 1)
+    async with store._writer.connect() as conn:
+        await conn.exec_driver_sql("PRAGMA busy_timeout=100")
+    with contextlib.closing(sqlite3.connect(world.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(KeycairnError) as caught:
+            await store.spend(spend(1))
+        assert caught.value.code is Code.UNAVAILABLE
+        assert "locked" in caught.value.message
+    await store.spend(spend(1))
+    await store.close()
+
+
+async def test_wrong_data_key_vault_or_node(world: World) -> None:
+    store = await world.open(create=True)
+    await add_keys(store, ["key-a"])
+    await store.close()
+    for wrong in (
+        World(world.path, data_key=SecretBytes(bytes(32))),
+        World(world.path, vault="another"),
+        World(world.path, node=2),
+    ):
+        await opening_fails(wrong, Code.STORE_INTEGRITY)
+    await (await world.open()).close()
+
+
+def test_only_types_that_every_database_has() -> None:
+    from sqlalchemy.dialects import mysql, postgresql
+    from sqlalchemy.schema import CreateTable
+
+    for dialect in (postgresql.dialect(), mysql.dialect()):
+        for table in schema.metadata.tables.values():
+            assert str(CreateTable(table).compile(dialect=dialect))
