@@ -102,3 +102,33 @@ def _merge_method(rows: Mapping[int, Mapping[str, Any]], name: str, doubt: bool)
         "where": {str(i): m.get("where") for i, m in each.items()},
         "sha256": {str(i): m.get("sha256") for i, m in each.items()},
     }
+
+
+#: From worst to best: what one node holds of a key's recovery document.
+_ERS = ("NONE", "STALE", "PARTIAL", "COMPLETE")
+
+
+def worst_status(by_node: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """ERS status per key: that of the node which holds least; ``nodes`` keeps each answer."""
+    rows: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for node, answers in by_node.items():
+        for row in answers:
+            rows.setdefault(str(row["key_id"]), {})[node] = row
+    merged = []
+    for key_id, each in sorted(rows.items()):
+        least = min(each.values(), key=_ers_rank)
+        status = str(least["status"]) if len(each) == len(by_node) else "NONE"
+        merged.append(
+            {
+                **least,
+                "key_id": key_id,
+                "status": status,
+                "nodes": {str(i): row["status"] for i, row in sorted(each.items())},
+            }
+        )
+    return merged
+
+
+def _ers_rank(row: Mapping[str, Any]) -> int:
+    status = str(row.get("status"))
+    return _ERS.index(status) if status in _ERS else 0

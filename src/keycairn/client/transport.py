@@ -161,7 +161,7 @@ def error_from(body: Mapping[str, Any], node: int | None) -> KeycairnError:
     if "certainty" not in error.detail:
         return error
     try:
-        certainty = Certainty(error.detail.get("certainty"))
+        certainty = Certainty(str(error.detail.get("certainty")))
     except ValueError:
         certainty = Certainty.NOBODY
     culprits = error.detail.get("culprits")

@@ -1,0 +1,153 @@
+"""``keycairn node``: run, status, peers, digest, restore."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keycairn.backup import execute, parse_mapping, plan_restore, read_manifest
+from keycairn.cli.commands.backup import known_pin
+from keycairn.cli.options import command, each_operator, group, read_file
+from keycairn.cli.output import output
+from keycairn.client import OperatorClient
+from keycairn.encoding import SecretBytes
+from keycairn.encoding.strict import decode_hex
+from keycairn.errors import Code, KeycairnError
+from keycairn.node.config import NodeConfig, load_config
+from keycairn.node.storage import open_storage
+from keycairn.ports.system import SystemClock, SystemRng
+
+Config = Annotated[Path, typer.Option("--config", help="node.toml of the node")]
+_PARTIAL = 7
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    node = group("node", "Run one node, look at it, restore it.")
+    app.add_typer(node)
+
+    @command(node, "run")
+    def run(config: Config) -> None:
+        """Run a node in the foreground until SIGTERM or Ctrl-C.
+
+        Prints {"event":"ready","node":…,"api":…} when it can take requests; its log goes to
+        stderr, one JSON object a line.
+        """
+        # Imported here: only this command needs the web server.
+        from keycairn.node.daemon import run_node
+
+        run_node(load_config(config))
+
+    @command(node, "status")
+    def status(config: Config) -> None:
+        """Show state, incarnation and findings of a running node."""
+        [answer] = each_operator([load_config(config, {})], lambda n, _: n.status())
+        output.result(answer)
+
+    @command(node, "peers")
+    def peers(config: Config) -> None:
+        """Show what a running node knows about its peers."""
+        [answer] = each_operator([load_config(config, {})], lambda n, _: n.peers())
+        output.result({"peers": answer})
+
+    @command(node, "digest")
+    def digest(config: Config) -> None:
+        """Print the state digest: equal before and after what changed nothing.
+
+        Asks the running node; reads the database itself if none runs.
+        """
+        value = asyncio.run(_digest(load_config(config, {})))
+        output.result({"digest": value}, value)
+
+    @command(node, "restore")
+    def restore(
+        bundle: Annotated[Path, typer.Argument(help="a bundle of the node")],
+        into: Annotated[Path, typer.Option("--into", help="the node's directory, absent or empty")],
+        identity: Annotated[
+            Path, typer.Option("--identity", help="age identity that opens the bundle")
+        ],
+        mapping: Annotated[
+            Path | None, typer.Option("--map", help="TOML with new addresses and paths")
+        ] = None,
+        secret_file: Annotated[
+            Path | None, typer.Option("--secret-file", help="master secret, if it has moved")
+        ] = None,
+        public_key: Annotated[
+            str | None,
+            typer.Option("--public-key", help="the node's identity key as its peers pin it"),
+        ] = None,
+        player: Annotated[
+            int | None, typer.Option("--node", help="refuse bundles of other nodes")
+        ] = None,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="check everything, write nothing")
+        ] = False,
+        vault: Annotated[
+            Path | None,
+            typer.Option("--vault", envvar="KEYCAIRN_VAULT", help="vault.toml, for the node's pin"),
+        ] = None,
+    ) -> None:
+        """Bring a node's directory back from its bundle, in one step or not at all.
+
+        Refuses to overwrite anything. No presignature or nonce comes back: the next start is a
+        new incarnation.
+        """
+        plan_and_do = _restore(
+            bundle, into, identity, mapping, secret_file, public_key, player, dry_run, vault
+        )
+        with output.working("restoring"):
+            result = asyncio.run(plan_and_do)
+        lines = [f"{s['step']}. {s['name']}: {s['answer']}, {s['words']}" for s in result["steps"]]
+        lines += [f"finding: {f}" for f in result["findings"]]
+        lines += [f"next: {n}" for n in result["next"]]
+        output.result(result, "\n".join(lines))
+
+
+async def _restore(
+    bundle: Path,
+    into: Path,
+    identity: Path,
+    mapping: Path | None,
+    secret_file: Path | None,
+    public_key: str | None,
+    player: int | None,
+    dry_run: bool,
+    vault: Path | None,
+) -> dict[str, Any]:
+    manifest = read_manifest(bundle)
+    if public_key is not None:
+        pin: bytes | None = decode_hex(public_key, length=32, what="public key")
+    else:
+        pin = known_pin(None, vault, manifest.vault, manifest.node)
+    mapped = None
+    if mapping is not None:
+        parsed = parse_mapping(read_file(mapping))
+        mapped = {**parsed.values, **{f"peers.{i}": a for i, a in parsed.peers.items()}}
+    plan = await plan_restore(
+        bundle,
+        into=into,
+        identity=SecretBytes(read_file(identity, 1 << 16)),
+        clock=SystemClock(),
+        rng=SystemRng(),
+        mapping=mapped,
+        node_public_key=pin,
+        node=player,
+        secret_file=secret_file,
+        dry_run=dry_run,
+    )
+    return plan.to_json(done=False) if dry_run else await execute(plan)
+
+
+async def _digest(config: NodeConfig) -> str:
+    try:
+        async with OperatorClient.of(config) as running:
+            return await running.digest()
+    except KeycairnError as exc:
+        # The lock decides: if a node does run after all, this is E_CONFLICT and not a wrong answer.
+        if exc.code is not Code.UNAVAILABLE:
+            raise
+    async with open_storage(config, SystemClock(), SystemRng()) as store:
+        return (await store.state_digest()).hex()
