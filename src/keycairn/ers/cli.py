@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from keycairn.encoding import decode_hex
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.ers.decrypt import SoftwareKey
-from keycairn.ers.document import MAX_JSON, Document
+from keycairn.ers.document import MAX_JSON, Document, looks_like_document
 from keycairn.ers.keyfile import (
     load_key,
     read_file,
@@ -195,7 +195,14 @@ def _keygen(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prove(args: argparse.Namespace) -> dict[str, Any]:
-    challenges = read_file(Path(args.challenges), _SMALL_FILE)
+    challenges = read_file(Path(args.challenges), MAX_JSON)
+    if looks_like_document(challenges):
+        raise KeycairnError(
+            Code.POLICY,
+            "this is an ERS document: it meets the RSA private key only in recovery",
+            not_lost="Nothing was decrypted.",
+            next="give the challenges that `keycairn ers key add` wrote",
+        )
     key = _private_key(args)
     write_new(Path(args.out), answer(challenges, key), 0o644)
     return {"answers": args.out, "rsa_spki_sha256": key.public.spki_sha256}

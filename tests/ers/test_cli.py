@@ -1,0 +1,316 @@
+"""``keycairn-recover`` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import coincurve
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+import keycairn.ers
+from ers.helpers import document_of, make_key, refused
+from keycairn.errors import Code
+from keycairn.ers import cli
+from keycairn.ers.network import interfaces_up, require_offline
+from keycairn.ers.possession import check_answers, make_challenges
+from keycairn.ers.rsa import load_rsa_public_key, to_pem
+from keycairn.ports.seeded import SeededRng
+
+SRC = Path(keycairn.ers.__file__).parents[2]
+KEYS = [make_key("key/a:1"), make_key("key-b", "ed25519")]
+SERVER_PACKAGES = (
+    "aiosqlite", "fastapi", "httpx", "msgspec", "pydantic", "pydantic_settings", "pyrage",
+    "sqlalchemy", "starlette", "structlog", "uvicorn", "websockets", "prometheus_client",
+)  # fmt: skip
+
+
+def run(*args: object, code: str = "") -> subprocess.CompletedProcess[str]:
+    start = ["-c", code] if code else ["-m", "keycairn.ers.cli"]
+    return subprocess.run(
+        [sys.executable, *start, *map(str, args)],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SRC)},
+        timeout=120,
+        check=False,
+    )
+
+
+def result(*args: object) -> dict[str, object]:
+    done = run(*args, "--json")
+    assert done.returncode == 0, done
+    assert done.stdout.count("\n") == 1
+    return json.loads(done.stdout)
+
+
+def error(exit_code: int, code: Code, *args: object) -> dict[str, object]:
+    done = run(*args, "--json")
+    assert done.returncode == exit_code, done
+    body = json.loads(done.stdout)
+    assert body["error"]["code"] == code.value
+    assert "Traceback" not in done.stderr
+    return body["error"]
+
+
+@pytest.fixture
+def kit(tmp_path: Path, rsa_key, private_key) -> Path:
+    """A folder with private key, public key and documents of all nodes together and one by one."""
+    pem = private_key(3072).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"correct horse"),
+    )
+    (tmp_path / "rsa.pem").write_bytes(pem)
+    (tmp_path / "pass").write_text("correct horse\n")
+    public = rsa_key(3072).public
+    (tmp_path / "rsa.pub").write_bytes(to_pem(public.spki))
+    whole = document_of(KEYS, public)
+    (tmp_path / "all.json").write_bytes(whole.to_json())
+    for part in whole.parts:
+        single = type(whole)((part,))
+        (tmp_path / f"node{part.node}.cbor").write_bytes(single.to_cbor())
+    return tmp_path
+
+
+def private(kit: Path) -> list[object]:
+    return ["--rsa-key", kit / "rsa.pem", "--passphrase-file", kit / "pass"]
+
+
+def test_recover_writes_keys_that_sign(kit: Path) -> None:
+    out = kit / "out"
+    pk = KEYS[0].statement.public_key.hex()
+    done = result(kit / "all.json", *private(kit), "--out", out, "--allow-network",
+                  "--public-key", f"key/a:1=secp256k1:{pk}", "--label", "test label")  # fmt: skip
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert [k["key_id"] for k in done["recovered"]] == ["key/a:1", "key-b"]
+    for key, entry in zip(KEYS, done["recovered"], strict=True):
+        path = Path(entry["file"])
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        body = json.loads(path.read_text())
+        group = key.statement.group
+        assert body["private_key"] == group.encode_scalar(key.secret).hex()
+        assert body["public_key"] == entry["public_key"] == key.statement.public_key.hex()
+        assert body["curve"] == entry["curve"]
+        assert body["chain_code"] == key.chain_code.reveal().hex()
+        assert body["private_key"] not in json.dumps(done)
+    assert "seed" in body["private_key_encoding"]
+
+    digest = "5a" * 32
+    signed = result("sign", "--key", done["recovered"][0]["file"], "--digest", digest)
+    public = coincurve.PublicKey(bytes.fromhex(signed["public_key"]))
+    assert public.verify(bytes.fromhex(signed["der"]), bytes.fromhex(digest), hasher=None)
+    raw = bytes.fromhex(signed["signature"])
+    assert int.from_bytes(raw[32:], "big") <= KEYS[0].statement.group.q // 2
+    back = coincurve.PublicKey.from_signature_and_message(
+        raw + bytes([signed["recovery_id"]]), bytes.fromhex(digest), hasher=None
+    )
+    assert back.format().hex() == signed["public_key"]
+
+    signatures = set()
+    (kit / "message").write_bytes(b"hello")
+    for what in (["--message", b"hello".hex()], ["--message-file", kit / "message"]) * 2:
+        signed = result("sign", "--key", done["recovered"][1]["file"], *what)
+        verifier = Ed25519PublicKey.from_public_bytes(KEYS[1].statement.public_key)
+        verifier.verify(bytes.fromhex(signed["signature"]), b"hello")
+        signatures.add(signed["signature"])
+    assert len(signatures) == 4  # hedged: never the same nonce
+
+    files = [entry["file"] for entry in done["recovered"]]
+    error(2, Code.MALFORMED, "sign", "--key", files[0], "--message", "00")
+    error(2, Code.MALFORMED, "sign", "--key", files[1], "--digest", digest)
+    error(2, Code.MALFORMED, "sign", "--key", files[0], "--digest", "00")
+    error(2, Code.MALFORMED, "sign", "--key", kit / "rsa.pem", "--digest", digest)
+    error(3, Code.CONFLICT, kit / "all.json", *private(kit), "--out", out, "--allow-network")
+
+
+def test_documents_of_single_nodes_are_combined(kit: Path) -> None:
+    done = result(kit / "node1.cbor", kit / "node3.cbor", *private(kit),
+                  "--out", kit / "out", "--allow-network")  # fmt: skip
+    assert len(done["recovered"]) == 2
+    few = error(5, Code.ERS_INVALID, kit / "node1.cbor", *private(kit),
+                "--out", kit / "out2", "--allow-network")  # fmt: skip
+    assert few["detail"]["check"] == "parts"
+    assert not (kit / "out2").exists()
+
+
+def test_nothing_secret_is_printed(kit: Path) -> None:
+    done = run(kit / "all.json", *private(kit), "--out", kit / "out", "--allow-network")
+    assert done.returncode == 0
+    assert '"test label"' in done.stderr  # shown before anything is decrypted
+    for key in KEYS:
+        for x in (key.secret, *(s.reveal() for s in key.shares.values())):
+            text = key.statement.group.encode_scalar(x).hex()
+            assert text not in done.stdout + done.stderr
+            assert str(x) not in done.stdout + done.stderr
+
+
+def test_no_output_appears_when_recovery_fails(kit: Path) -> None:
+    data = bytearray((kit / "all.json").read_bytes())
+    data[len(data) // 2] ^= 1
+    (kit / "bad.json").write_bytes(data)
+    out = kit / "out"
+    error(5, Code.ERS_INVALID, kit / "bad.json", *private(kit), "--out", out, "--allow-network")
+    wrong = "key-b=" + KEYS[0].statement.public_key.hex()
+    error(5, Code.ERS_INVALID, kit / "all.json", *private(kit), "--out", out, "--allow-network",
+          "--public-key", wrong)  # fmt: skip
+    error(2, Code.MALFORMED, kit / "all.json", "--rsa-key", kit / "rsa.pem", "--out", out,
+          "--allow-network")  # fmt: skip
+    error(4, Code.NOT_FOUND, kit / "none.json", *private(kit), "--out", out, "--allow-network")
+    error(2, Code.MALFORMED, kit / "all.json", *private(kit), "--out", out, "--allow-network",
+          "--public-key", "nonsense")  # fmt: skip
+    error(5, Code.ERS_INVALID, kit / "all.json", *private(kit), "--out", out, "--allow-network",
+          "--label", "another")  # fmt: skip
+    assert not out.exists()
+
+
+def test_wrong_use_is_one_json_object_and_exit_2() -> None:
+    for args in ((), ("x",), ("verify",), ("keygen", "--bits", "1024", "--out", "x"), ("sign",)):
+        error(2, Code.MALFORMED, *args)
+    shown = run("--help")
+    assert shown.returncode == 0
+    assert "exit codes" in shown.stdout
+    assert "exit codes" in run("sign", "--help").stdout
+
+
+def test_verify_with_public_data(kit: Path) -> None:
+    done = result("verify", kit / "all.json")
+    assert done["valid"] is True
+    assert any(line.startswith("rsa_public_key") for line in done["not_checked"])
+    known = []
+    for key in KEYS:
+        s = key.statement
+        known += ["--public-key", f"{s.key_id}={s.public_key.hex()}",
+                  "--record-hash", f"{s.key_id}={s.curve}:{s.record_hash.hex()}"]  # fmt: skip
+    done = result("verify", kit / "all.json", "--rsa-public-key", kit / "rsa.pub", *known,
+                  "--label", "test label")  # fmt: skip
+    assert not any(line.startswith(("rsa", "public", "record", "label"))
+                   for line in done["not_checked"])  # fmt: skip
+    assert {k["status"] for k in done["keys"]} == {"COMPLETE"}
+    done = result("verify", kit / "node2.cbor")
+    assert {k["status"] for k in done["keys"]} == {"PARTIAL 1/3"}
+    # The private key has no business here.
+    error(2, Code.MALFORMED, "verify", kit / "all.json", "--rsa-public-key", kit / "rsa.pem")
+    error(5, Code.ERS_INVALID, "verify", kit / "rsa.pub")
+    assert "valid: True" in run("verify", kit / "all.json").stdout
+
+
+def test_only_recover_takes_document_and_private_key(kit: Path) -> None:
+    key = private(kit)
+    for name in ("all.json", "node1.cbor"):
+        error(3, Code.POLICY, "prove", "--challenges", kit / name, *key, "--out", kit / "a")
+    error(2, Code.MALFORMED, "prove", "--challenges", kit / "pass", *key, "--out", kit / "a")
+    assert not (kit / "a").exists()
+    error(2, Code.MALFORMED, "verify", kit / "all.json", "--rsa-key", kit / "rsa.pem")
+    error(2, Code.MALFORMED, "sign", "--key", kit / "all.json", "--digest", "00" * 32)
+    for name in ("all.json", "node1.cbor"):
+        folder = kit / f"beside-{name}"
+        folder.mkdir()
+        (folder / "d").write_bytes((kit / name).read_bytes())
+        error(3, Code.POLICY, "keygen", "--out", folder / "new.pem")
+        assert [p.name for p in folder.iterdir()] == ["d"]
+
+
+@pytest.mark.parametrize("bits", [3072, 4096])
+def test_keygen_and_proof_of_possession(tmp_path: Path, bits: int) -> None:
+    (tmp_path / "pass").write_text("a passphrase\r\n")
+    out = tmp_path / "rsa.pem"
+    done = result("keygen", "--bits", bits, "--out", out, "--passphrase-file", tmp_path / "pass")
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert b"ENCRYPTED" in out.read_bytes()
+    assert done["encrypted"] is True
+    public = load_rsa_public_key(Path(done["public_key_file"]).read_bytes())
+    assert (public.bits, public.spki_sha256) == (bits, done["rsa_spki_sha256"])
+    challenges = make_challenges(public, SeededRng(bits))
+    (tmp_path / "challenges").write_bytes(challenges.public_json)
+    result("prove", "--challenges", tmp_path / "challenges", "--rsa-key", out,
+           "--passphrase-file", tmp_path / "pass", "--out", tmp_path / "answers")  # fmt: skip
+    check_answers(challenges, (tmp_path / "answers").read_bytes())
+    error(3, Code.CONFLICT, "keygen", "--out", out)
+    other = make_challenges(public, SeededRng(0))
+    refused(lambda: check_answers(other, (tmp_path / "answers").read_bytes()), Code.BAD_PROOF)
+
+
+def _interface(root: Path, name: str, flags: int, state: str) -> None:
+    (root / name).mkdir()
+    (root / name / "flags").write_text(f"{flags:#x}\n")
+    (root / name / "operstate").write_text(state + "\n")
+
+
+def test_recovery_is_refused_while_a_network_is_up(tmp_path: Path) -> None:
+    root = tmp_path / "net"
+    root.mkdir()
+    (root / "bonding_masters").write_text("")
+    _interface(root, "lo", 0x9, "unknown")
+    _interface(root, "eth0", 0x1002, "down")
+    _interface(root, "eth1", 0x1003, "lowerlayerdown")  # switched on, no cable
+    _interface(root, "eth2", 0x1003, "down")
+    require_offline(root)
+    _interface(root, "tun0", 0x1091, "unknown")  # tunnels never say "up"
+    _interface(root, "wlan0", 0x1003, "dormant")
+    _interface(root, "wlan1", 0x1003, "up")
+    assert interfaces_up(root) == ["tun0", "wlan0", "wlan1"]
+    found = refused(lambda: require_offline(root), Code.POLICY)
+    assert found.exit_code == 3
+    assert "wlan1" in found.message
+    refused(lambda: require_offline(tmp_path / "none"), Code.POLICY)  # cannot tell
+    (root / "wlan1" / "flags").write_text("nonsense")
+    refused(lambda: require_offline(root), Code.POLICY)
+
+
+def test_network_refusal_comes_before_any_file_is_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def up() -> None:
+        require_offline(Path("/nonexistent"))
+
+    monkeypatch.setattr(cli, "require_offline", up)
+    assert cli.main(["missing.json", "--rsa-key", "none", "--out", "none", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "E_POLICY"
+    args = ["missing.json", "--rsa-key", "none", "--out", "none", "--json", "--allow-network"]
+    assert cli.main(args) == 4
+
+
+def test_network_refusal_on_this_machine(kit: Path) -> None:
+    up = interfaces_up()
+    done = run(kit / "all.json", *private(kit), "--out", kit / "out", "--json")
+    assert done.returncode == (3 if up else 0)
+    assert (kit / "out").exists() is not bool(up)
+
+
+BLOCKED = f"""
+import importlib, pkgutil, sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {SERVER_PACKAGES!r}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+import keycairn.ers
+for module in pkgutil.iter_modules(keycairn.ers.__path__):
+    importlib.import_module("keycairn.ers." + module.name)
+sys.exit(keycairn.ers.cli.main())
+"""
+
+
+def test_recovery_runs_without_server_packages(kit: Path) -> None:
+    done = run(kit / "all.json", *private(kit), "--out", kit / "out", "--allow-network", "--json",
+               code=BLOCKED)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["recovered"]) == 2
+
+
+def test_ers_imports_only_lower_floors() -> None:
+    allowed = ("errors", "encoding", "ports", "curves", "ers")
+    for module in pkgutil.iter_modules(keycairn.ers.__path__):
+        text = Path(keycairn.ers.__file__).with_name(f"{module.name}.py").read_text()
+        for line in text.splitlines():
+            if line.startswith(("from keycairn.", "import keycairn.")):
+                assert line.split()[1].split(".")[1] in allowed, (module.name, line)
+        assert "assert " not in text.replace('"assert ', "")
