@@ -40,7 +40,8 @@ class Output:
         if self.json:
             print(json.dumps(error.to_json(), ensure_ascii=False))
             return
-        where = "" if error.node is None else f" (node {error.node})"
+        named = error.node is None or f"node {error.node}" in error.message
+        where = "" if named else f" (node {error.node})"
         lines = [f"keycairn: {error.message}{where} [{error.code.value}]"]
         if error.not_lost:
             lines.append(f"  not lost: {error.not_lost}")

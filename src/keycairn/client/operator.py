@@ -71,7 +71,9 @@ class OperatorClient(JsonClient):
         return await self.call("DELETE", f"/v1/ers/keys/{sha256}")
 
     async def backup_create(self) -> dict[str, Any]:
-        return await self.call("POST", "/v1/backups", {})
+        """Write a bundle now; ``seconds`` is how long it took."""
+        made = await self.call("POST", "/v1/backups", {})
+        return {**made, "seconds": made.pop("milliseconds", 0) / 1000}
 
     async def backups(self) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = (await self.call("GET", "/v1/backups"))["backups"]

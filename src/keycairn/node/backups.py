@@ -47,12 +47,12 @@ class NodeBackups:
         async with self._one:
             began = self._clock.monotonic()
             rows = [await self._write(number) for number in range(len(backup.targets))]
-            seconds = round(self._clock.monotonic() - began, 3)
+            milliseconds = round(1000 * (self._clock.monotonic() - began))
         first = bundle_json(rows[0], operator=True)
         copies = [row.location for row in rows[1:]]
         return first | {
             "node": self._config.index,
-            "seconds": seconds,
+            "milliseconds": milliseconds,  # JSON of this project holds no floats
             "verified": True,
             "copies": copies,
         }

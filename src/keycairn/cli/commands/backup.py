@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from keycairn.backup import SecretSource, opener, read_manifest, verify_bundle
 from keycairn.cli.options import (
     ConfigOption,
     NodesOption,
@@ -17,35 +16,10 @@ from keycairn.cli.options import (
     each_operator,
     group,
     node_configs,
-    read_file,
 )
 from keycairn.cli.output import output
-from keycairn.client import load_profile
-from keycairn.encoding import SecretBytes
-from keycairn.encoding.strict import decode_hex
-from keycairn.errors import malformed
-from keycairn.node.config import load_config
-from keycairn.node.identity import load_identity
-from keycairn.ports.system import SystemClock, SystemRng
 
 _LATER = "comes with a later version"
-
-
-def known_pin(config: Path | None, vault: Path | None, vault_id: str, node: int) -> bytes | None:
-    """The identity key of a bundle's node, from this machine's own files; None if they don't
-    know it."""
-    if config is not None:
-        loaded = load_config(config, {})
-        if loaded.vault_id != vault_id:
-            return None
-        if loaded.index == node:
-            return load_identity(loaded.identity_key_file).public
-        return next((p.public_key for p in loaded.peers if p.index == node), None)
-    if vault is not None:
-        profile = load_profile(vault)
-        if profile.vault_id == vault_id:
-            return next((n.public_key for n in profile.nodes if n.index == node), None)
-    return None
 
 
 def register(app: typer.Typer) -> None:
@@ -104,45 +78,10 @@ def register(app: typer.Typer) -> None:
         vault: VaultOption = None,
     ) -> None:
         """Verify a stored bundle, reading nothing but the stored file."""
-        result = asyncio.run(
-            _verify(bundle, identity, secret_file, public_key, level, config, vault)
-        )
-        output.result(result)
+        from keycairn.cli.bundles import verify_stored
 
-
-async def _verify(
-    bundle: Path,
-    identity: Path | None,
-    secret_file: Path | None,
-    public_key: str | None,
-    level: str | None,
-    config: Path | None,
-    vault: Path | None,
-) -> dict[str, Any]:
-    manifest = read_manifest(bundle)
-    if public_key is not None:
-        pin: bytes | None = decode_hex(public_key, length=32, what="public key")
-    else:
-        pin = known_pin(config, vault, manifest.vault, manifest.node)
-    if secret_file is not None and identity is None:
-        raise malformed("--secret-file proves shares only in a trial: give --identity too")
-    opened = None
-    if secret_file is not None:
-        opened = opener(
-            SecretSource(secret_file=secret_file),
-            vault=manifest.vault,
-            node=manifest.node,
-            clock=SystemClock(),
-            rng=SystemRng(),
-        )
-    report = await verify_bundle(
-        bundle,
-        node_public_key=pin,
-        identity=None if identity is None else SecretBytes(read_file(identity, 1 << 16)),
-        opener=opened,
-        level=level or ("hashes" if identity is None else "trial"),
-    )
-    return report.to_json()
+        work = verify_stored(bundle, identity, secret_file, public_key, level, config, vault)
+        output.result(asyncio.run(work))
 
 
 def _one_or_all(rows: list[dict[str, Any]], name: str, config: Path | None) -> dict[str, Any]:

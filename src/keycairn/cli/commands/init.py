@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from keycairn.cli.layout import check_plan, create_vault
 from keycairn.cli.options import command
 from keycairn.cli.output import output
 from keycairn.ports.system import SystemClock, SystemRng
@@ -37,6 +36,8 @@ def register(app: typer.Typer) -> None:
         out, for tests and for the demo. (Setting up a single production node, `init --node`,
         comes with a later version; docs/configuration.md shows its node.toml.)
         """
+        from keycairn.cli.layout import check_plan, create_vault
+
         plan = check_plan(directory, nodes, threshold, base_port, policy)
         with output.working("making keys and databases"):
             profile = create_vault(plan, SystemClock(), SystemRng())

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from keycairn.backup import execute, parse_mapping, plan_restore, read_manifest
-from keycairn.cli.commands.backup import known_pin
-from keycairn.cli.options import command, each_operator, group, read_file
+from keycairn.cli.options import command, each_operator, group
 from keycairn.cli.output import output
-from keycairn.client import OperatorClient
-from keycairn.encoding import SecretBytes
-from keycairn.encoding.strict import decode_hex
-from keycairn.errors import Code, KeycairnError
-from keycairn.node.config import NodeConfig, load_config
-from keycairn.node.storage import open_storage
-from keycairn.ports.system import SystemClock, SystemRng
+from keycairn.node.config import load_config
 
 Config = Annotated[Path, typer.Option("--config", help="node.toml of the node")]
 _PARTIAL = 7
@@ -59,7 +51,9 @@ def register(app: typer.Typer) -> None:
 
         Asks the running node; reads the database itself if none runs.
         """
-        value = asyncio.run(_digest(load_config(config, {})))
+        from keycairn.cli.bundles import digest_of
+
+        value = asyncio.run(digest_of(load_config(config, {})))
         output.result({"digest": value}, value)
 
     @command(node, "restore")
@@ -95,59 +89,14 @@ def register(app: typer.Typer) -> None:
         Refuses to overwrite anything. No presignature or nonce comes back: the next start is a
         new incarnation.
         """
-        plan_and_do = _restore(
+        from keycairn.cli.bundles import restore_node
+
+        work = restore_node(
             bundle, into, identity, mapping, secret_file, public_key, player, dry_run, vault
         )
         with output.working("restoring"):
-            result = asyncio.run(plan_and_do)
+            result = asyncio.run(work)
         lines = [f"{s['step']}. {s['name']}: {s['answer']}, {s['words']}" for s in result["steps"]]
         lines += [f"finding: {f}" for f in result["findings"]]
         lines += [f"next: {n}" for n in result["next"]]
         output.result(result, "\n".join(lines))
-
-
-async def _restore(
-    bundle: Path,
-    into: Path,
-    identity: Path,
-    mapping: Path | None,
-    secret_file: Path | None,
-    public_key: str | None,
-    player: int | None,
-    dry_run: bool,
-    vault: Path | None,
-) -> dict[str, Any]:
-    manifest = read_manifest(bundle)
-    if public_key is not None:
-        pin: bytes | None = decode_hex(public_key, length=32, what="public key")
-    else:
-        pin = known_pin(None, vault, manifest.vault, manifest.node)
-    mapped = None
-    if mapping is not None:
-        parsed = parse_mapping(read_file(mapping))
-        mapped = {**parsed.values, **{f"peers.{i}": a for i, a in parsed.peers.items()}}
-    plan = await plan_restore(
-        bundle,
-        into=into,
-        identity=SecretBytes(read_file(identity, 1 << 16)),
-        clock=SystemClock(),
-        rng=SystemRng(),
-        mapping=mapped,
-        node_public_key=pin,
-        node=player,
-        secret_file=secret_file,
-        dry_run=dry_run,
-    )
-    return plan.to_json(done=False) if dry_run else await execute(plan)
-
-
-async def _digest(config: NodeConfig) -> str:
-    try:
-        async with OperatorClient.of(config) as running:
-            return await running.digest()
-    except KeycairnError as exc:
-        # The lock decides: if a node does run after all, this is E_CONFLICT and not a wrong answer.
-        if exc.code is not Code.UNAVAILABLE:
-            raise
-    async with open_storage(config, SystemClock(), SystemRng()) as store:
-        return (await store.state_digest()).hex()

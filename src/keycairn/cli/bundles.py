@@ -1,0 +1,125 @@
+"""Work of ``backup verify``, ``node restore`` and ``node digest``: what touches stored bundles and
+databases. Apart from the commands, which everybody starts, because it loads the database stack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from keycairn.backup import (
+    SecretSource,
+    execute,
+    opener,
+    parse_mapping,
+    plan_restore,
+    read_manifest,
+    verify_bundle,
+)
+from keycairn.cli.options import read_file
+from keycairn.client import OperatorClient, load_profile
+from keycairn.encoding import SecretBytes
+from keycairn.encoding.strict import decode_hex
+from keycairn.errors import Code, KeycairnError, malformed
+from keycairn.node.config import NodeConfig, load_config
+from keycairn.node.identity import load_identity
+from keycairn.node.storage import open_storage
+from keycairn.ports.system import SystemClock, SystemRng
+
+
+def known_pin(config: Path | None, vault: Path | None, vault_id: str, node: int) -> bytes | None:
+    """The identity key of a bundle's node, from this machine's own files; None if they don't
+    know it."""
+    if config is not None:
+        loaded = load_config(config, {})
+        if loaded.vault_id != vault_id:
+            return None
+        if loaded.index == node:
+            return load_identity(loaded.identity_key_file).public
+        return next((p.public_key for p in loaded.peers if p.index == node), None)
+    if vault is not None:
+        profile = load_profile(vault)
+        if profile.vault_id == vault_id:
+            return next((n.public_key for n in profile.nodes if n.index == node), None)
+    return None
+
+
+async def verify_stored(
+    bundle: Path,
+    identity: Path | None,
+    secret_file: Path | None,
+    public_key: str | None,
+    level: str | None,
+    config: Path | None,
+    vault: Path | None,
+) -> dict[str, Any]:
+    manifest = read_manifest(bundle)
+    if public_key is not None:
+        pin: bytes | None = decode_hex(public_key, length=32, what="public key")
+    else:
+        pin = known_pin(config, vault, manifest.vault, manifest.node)
+    if secret_file is not None and identity is None:
+        raise malformed("--secret-file proves shares only in a trial: give --identity too")
+    opened = None
+    if secret_file is not None:
+        opened = opener(
+            SecretSource(secret_file=secret_file),
+            vault=manifest.vault,
+            node=manifest.node,
+            clock=SystemClock(),
+            rng=SystemRng(),
+        )
+    report = await verify_bundle(
+        bundle,
+        node_public_key=pin,
+        identity=None if identity is None else SecretBytes(read_file(identity, 1 << 16)),
+        opener=opened,
+        level=level or ("hashes" if identity is None else "trial"),
+    )
+    return report.to_json()
+
+
+async def restore_node(
+    bundle: Path,
+    into: Path,
+    identity: Path,
+    mapping: Path | None,
+    secret_file: Path | None,
+    public_key: str | None,
+    player: int | None,
+    dry_run: bool,
+    vault: Path | None,
+) -> dict[str, Any]:
+    manifest = read_manifest(bundle)
+    if public_key is not None:
+        pin: bytes | None = decode_hex(public_key, length=32, what="public key")
+    else:
+        pin = known_pin(None, vault, manifest.vault, manifest.node)
+    mapped = None
+    if mapping is not None:
+        parsed = parse_mapping(read_file(mapping))
+        mapped = {**parsed.values, **{f"peers.{i}": a for i, a in parsed.peers.items()}}
+    plan = await plan_restore(
+        bundle,
+        into=into,
+        identity=SecretBytes(read_file(identity, 1 << 16)),
+        clock=SystemClock(),
+        rng=SystemRng(),
+        mapping=mapped,
+        node_public_key=pin,
+        node=player,
+        secret_file=secret_file,
+        dry_run=dry_run,
+    )
+    return plan.to_json(done=False) if dry_run else await execute(plan)
+
+
+async def digest_of(config: NodeConfig) -> str:
+    try:
+        async with OperatorClient.of(config) as running:
+            return await running.digest()
+    except KeycairnError as exc:
+        # The lock decides: if a node does run after all, this is E_CONFLICT and not a wrong answer.
+        if exc.code is not Code.UNAVAILABLE:
+            raise
+    async with open_storage(config, SystemClock(), SystemRng()) as store:
+        return (await store.state_digest()).hex()
