@@ -395,16 +395,16 @@ def _staging(staging: Path, sha256: str) -> Iterator[None]:
         with disk_errors(f"{staging} can't be prepared"):
             _clear(staging)
             staging.chmod(0o700)
-            with create_private(staging / MARKER) as out:
-                out.write(sha256.encode() + b"\n")
-                sync(out)
         try:
+            with disk_errors(f"{staging} can't be prepared"):
+                _write(staging / MARKER, sha256.encode() + b"\n")
             yield
         finally:
             with disk_errors(f"{staging} can't be removed"):
                 # Not if it was renamed into place, and the name is another restore's by now.
                 if staging.exists() and os.path.samestat(os.fstat(fd), staging.stat()):
-                    remove_tree(staging)
+                    _clear(staging)
+                    staging.rmdir()
     finally:
         os.close(fd)
 
