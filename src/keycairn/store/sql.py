@@ -46,6 +46,9 @@ from keycairn.vault.sealing import Place, Sealer
 
 T = TypeVar("T")
 
+# SQLite puts names out of a damaged file into messages, which then are not even text.
+_ERRORS = (SQLAlchemyError, OSError, UnicodeDecodeError)
+
 
 def _place(column: str, key_id: str, version: int, generation: int) -> Place:
     return Place("keys", column, key_id, version, generation)
@@ -95,7 +98,7 @@ class SqlStore:
                     "a row with this name exists already",
                     not_lost="The existing row is unchanged.",
                 ) from exc
-            except (SQLAlchemyError, OSError) as exc:
+            except _ERRORS as exc:
                 raise self._translate(exc) from exc
 
     async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
@@ -105,7 +108,7 @@ class SqlStore:
         try:
             async with self._reader.connect() as conn:
                 return await work(Reader(conn, self._macs))
-        except (SQLAlchemyError, OSError) as exc:
+        except _ERRORS as exc:
             raise self._translate(exc) from exc
 
     async def close(self) -> None:

@@ -42,6 +42,7 @@ from keycairn.vault.sealing import Sealer
 
 _BUSY_MS = 30_000
 _MAX_KEYRING = 1 << 20
+_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError)
 
 _PRAGMAS = (
     "PRAGMA journal_mode=TRUNCATE",
@@ -94,7 +95,7 @@ def translate(error: BaseException | None) -> KeycairnError:
         return unavailable("the database file failed", error)
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
-    if primary in _UNAVAILABLE or isinstance(error, SQLAlchemyError):
+    if primary in _UNAVAILABLE or isinstance(error, (SQLAlchemyError, sqlite3.ProgrammingError)):
         what, helps = _HELP.get(
             primary if primary is not None else -1,
             ("the database does not answer", "look at the node's log, then try again"),
@@ -196,7 +197,7 @@ class SqliteStore(SqlStore):
                 await store._check_schema()
                 await store._check_file()
             await store._verify()
-        except (SQLAlchemyError, sqlite3.Error, OSError) as exc:
+        except _ERRORS as exc:
             await store.close()
             raise translate(exc) from exc
         except BaseException:
@@ -272,7 +273,7 @@ def _backup(path: Path, target: Path) -> None:
             source.backup(copy)
         fsync_path(target)
         fsync_path(target.parent)
-    except (sqlite3.Error, OSError) as exc:
+    except _ERRORS as exc:
         target.unlink(missing_ok=True)
         target.with_name(target.name + "-journal").unlink(missing_ok=True)
         raise translate(exc) from exc
@@ -292,7 +293,7 @@ def read_keyring(path: Path) -> bytes | None:
             if there is None:
                 return None
             row = db.execute("SELECT value FROM meta WHERE name = 'keyring'").fetchone()
-    except sqlite3.Error as exc:
+    except _ERRORS as exc:
         raise translate(exc) from exc
     if row is None:
         return None
@@ -337,5 +338,5 @@ def write_keyring(path: Path, keyring: bytes, *, replaces: bytes | None = None) 
             db.execute("DELETE FROM meta WHERE name = 'keyring'")
             db.execute("INSERT INTO meta (name, value) VALUES ('keyring', ?)", (keyring,))
             db.execute("COMMIT")
-    except sqlite3.Error as exc:
+    except _ERRORS as exc:
         raise translate(exc) from exc
