@@ -209,7 +209,7 @@ def test_only_recover_takes_document_and_private_key(kit: Path) -> None:
     error(2, Code.MALFORMED, "prove", "--challenges", kit / "pass", *key, "--out", kit / "a")
     assert not (kit / "a").exists()
     error(2, Code.MALFORMED, "verify", kit / "all.json", "--rsa-key", kit / "rsa.pem")
-    error(2, Code.MALFORMED, "sign", "--key", kit / "all.json", "--digest", "00" * 32)
+    error(2, Code.MALFORMED, "sign", "--key", kit / "node1.cbor", "--digest", "00" * 32)
     for name in ("all.json", "node1.cbor"):
         folder = kit / f"beside-{name}"
         folder.mkdir()
