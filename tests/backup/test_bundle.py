@@ -109,6 +109,17 @@ async def test_plain_age_and_tar_open_it(node: Any) -> None:
     assert sum(name.startswith("ers/") for name in names) == 1
 
 
+async def test_the_shell_lines_of_the_format_page(node: Any) -> None:
+    path = Path((await node.backup()).location)
+    bundle = read_bundle(path)
+    length = "$(od -An -tu1 -j18 -N4 \"$B\" | awk '{ print (($1*256+$2)*256+$3)*256+$4 }')"
+    script = f'm={length}; tail -c +23 "$B" | head -c "$m"; tail -c +$((86 + m + 1)) "$B"'
+    done = subprocess.run(
+        ["sh", "-c", script], env={**os.environ, "B": str(path)}, capture_output=True, check=True
+    )
+    assert done.stdout == bundle.manifest_bytes + path.read_bytes()[bundle.payload_offset :]
+
+
 async def test_the_manifest_needs_no_key_to_read(node: Any) -> None:
     raw = Path((await node.backup()).location).read_bytes()
     length = int.from_bytes(raw[len(MAGIC) : len(MAGIC) + 4], "big")
