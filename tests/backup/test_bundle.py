@@ -214,6 +214,17 @@ async def test_a_secret_that_the_caller_names_is_refused(node: Any) -> None:
     await failed(node, Code.POLICY, inputs=inputs)
 
 
+async def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(
+    node: Any, monkeypatch: Any
+) -> None:
+    def refuse(top: Path, onerror: Any) -> Any:
+        onerror(PermissionError(13, "Permission denied"))
+        return iter(())
+
+    monkeypatch.setattr("keycairn.backup.disk.os.walk", refuse)
+    await failed(node, Code.UNAVAILABLE)
+
+
 async def test_recipients_are_checked_first(node: Any) -> None:
     for recipients in ([], ["age1nonsense"], [node.recipient, ""], [str(node.age_identity)]):
         error = await failed(node, Code.MALFORMED, recipients=recipients)

@@ -140,7 +140,7 @@ async def test_killed_at_every_step_and_repeated(node: Any) -> None:
     await store.close()
 
 
-@pytest.mark.parametrize("function", ["sync_tree", "sync_directory", "create_private"])
+@pytest.mark.parametrize("function", ["sync_tree", "fsync_path", "create_private"])
 async def test_a_disk_that_fails_leaves_nothing(node: Any, monkeypatch: Any, function: str) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -152,7 +152,7 @@ async def test_a_disk_that_fails_leaves_nothing(node: Any, monkeypatch: Any, fun
             await restore(node, bundle, node.home)
     assert caught.value.code is Code.UNAVAILABLE
     assert not (node.home.parent / ".node2.restoring").exists()
-    if function == "sync_directory":
+    if function == "fsync_path":
         shutil.rmtree(node.home)  # It was renamed already: complete, but perhaps not durable.
     assert (await restore(node, bundle, node.home))["done"] is True
 

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from keycairn.backup.archive import Source
-from keycairn.backup.disk import disk_errors, open_regular
+from keycairn.backup.disk import disk_errors, open_regular, walk
 from keycairn.backup.manifest import MAX_PART_NAME, check_part_name
 from keycairn.backup.nodefile import MAX_CONFIG, Named, NodeFile
 from keycairn.encoding import SecretBytes, canonical_json, decode_json
@@ -244,13 +244,6 @@ def _add(
     found.origins[name] = Origin(role, named.key, str(path), inside, executable)
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for directory, names, files in os.walk(root):
-        names.sort()
-        for file in sorted(files):
-            yield Path(directory) / file
-
-
 def _shown(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
@@ -261,7 +254,7 @@ def _is_plain(path: Path) -> bool:
 
 def _add_documents(found: Collection, secret: _Master) -> None:
     store = found.config.ers_store()
-    for path in _walk(store.path):
+    for path in walk(store.path):
         name = f"ers/{path.relative_to(store.path).as_posix()}"
         try:
             plain = _is_plain(path) and bool(check_part_name(name))
@@ -276,7 +269,7 @@ def _add_documents(found: Collection, secret: _Master) -> None:
 def _add_includes(found: Collection, secret: _Master) -> None:
     number = 0
     for named in found.config.includes():
-        paths = list(_walk(named.path)) if named.path.is_dir() else [named.path]
+        paths = walk(named.path) if named.path.is_dir() else [named.path]
         for path in paths:
             if path != named.path and not _is_plain(path):
                 found.skipped.append(_shown(path))

@@ -38,13 +38,13 @@ from keycairn.backup.disk import (
     exclusive,
     remove_tree,
     sync,
-    sync_directory,
     unavailable,
 )
 from keycairn.backup.manifest import HeldKey, Manifest, PendingBatch, sign_manifest
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
+from keycairn.store.files import fsync_path
 from keycairn.vault.api import Identity
 from keycairn.vault.ports import BundleRow, Store
 
@@ -213,7 +213,7 @@ class _Job:
             if final.exists():
                 raise KeycairnError(Code.CONFLICT, f"{final} exists already", not_lost=_KEPT)
             whole.rename(final)
-            sync_directory(self.target)
+            fsync_path(self.target)
         except OSError as exc:
             raise unavailable(
                 f"the bundle can't be written to {self.target}",

@@ -6,24 +6,28 @@ import fcntl
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from keycairn.errors import Code, KeycairnError
+from keycairn.store import files
+from keycairn.store.files import fsync_path
 
 CHUNK = 1 << 20
 
 
 def unavailable(what: str, exc: OSError, *, not_lost: str = "", next: str = "") -> KeycairnError:
     """An operating-system failure as E_UNAVAILABLE, with the system's own words."""
+    plain = files.unavailable(what, exc)
     return KeycairnError(
-        Code.UNAVAILABLE,
-        f"{what}: {exc.strerror or type(exc).__name__}",
-        not_lost=not_lost or "Nothing that existed before was changed.",
-        next=next or "check free space and permissions, then run the command again",
-        detail={"errno": exc.errno},
+        plain.code,
+        plain.message,
+        not_lost=not_lost or plain.not_lost,
+        next=next or plain.next,
+        detail=plain.detail,
     )
 
 
@@ -38,8 +42,9 @@ def disk_errors(what: str) -> Iterator[None]:
 
 def create_private(path: Path, *, mode: int = 0o600) -> BinaryIO:
     """Open a new file for writing; fails if it exists. The umask can't loosen or tighten it."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    os.fchmod(fd, mode)
+    fd = files.create_private(path)
+    if mode != 0o600:
+        os.fchmod(fd, mode)
     return os.fdopen(fd, "wb")
 
 
@@ -62,25 +67,48 @@ def sync(out: BinaryIO) -> None:
     os.fsync(out.fileno())
 
 
-def sync_directory(path: Path) -> None:
-    """Make renames and new names in ``path`` durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def sync_tree(root: Path) -> None:
     """fsync every directory below ``root``, deepest first, then ``root``."""
     for directory, _, _ in os.walk(root, topdown=False):
-        sync_directory(Path(directory))
+        fsync_path(Path(directory))
 
 
 def forget_cache(source: BinaryIO) -> None:
     """Ask the system to drop its cached copy, so that reading back means the disk."""
     with suppress(OSError, AttributeError):
         os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextmanager
+def scratch_directory(parent: Path | None, prefix: str) -> Iterator[Path]:
+    """A directory of mode 0700 that is removed at the end; in the system's temporary directory
+    if ``parent`` is None."""
+    with (
+        disk_errors("the scratch directory can't be used"),
+        tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as name,
+    ):
+        yield Path(name)
+
+
+def walk(root: Path) -> list[Path]:
+    """Everything below ``root`` that is no directory, sorted by directory; empty without one.
+
+    Raises:
+        KeycairnError: E_UNAVAILABLE for a directory that can't be listed: what isn't seen would
+            silently be missing.
+    """
+    found: list[Path] = []
+    if not root.is_dir():
+        return found
+
+    def refuse(exc: OSError) -> None:
+        raise exc
+
+    with disk_errors(f"{root} can't be listed"):
+        for directory, names, entries in os.walk(root, onerror=refuse):
+            names.sort()
+            found += [Path(directory) / entry for entry in sorted(entries)]
+    return found
 
 
 def remove_tree(path: Path) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,8 +36,8 @@ from keycairn.backup.disk import (
     create_private,
     disk_errors,
     remove_tree,
+    scratch_directory,
     sync,
-    sync_directory,
     sync_tree,
     unavailable,
 )
@@ -51,6 +50,7 @@ from keycairn.backup.verify import look_inside, pins
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
+from keycairn.store.files import fsync_path
 from keycairn.vault.policy import Answer
 from keycairn.vault.ports import BundleRow, Store
 
@@ -179,8 +179,8 @@ async def plan_restore(
         )
     sha256 = await asyncio.to_thread(check_hashes, found)
     check_target(into, sha256)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="keycairn-plan-") as directory:
-        copy = Path(directory) / "node.db"
+    with scratch_directory(scratch, "keycairn-plan-") as directory:
+        copy = directory / "node.db"
         inside = await asyncio.to_thread(look_inside, found, identity, copy)
         layout = await asyncio.to_thread(
             make_layout,
@@ -531,6 +531,6 @@ def _into_place(plan: RestorePlan, staging: Path) -> None:
     sync_tree(staging)
     check_target(plan.into, plan.sha256)
     staging.rename(plan.into)
-    sync_directory(plan.into.parent)
+    fsync_path(plan.into.parent)
     (plan.into / MARKER).unlink()
-    sync_directory(plan.into)
+    fsync_path(plan.into)

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -29,7 +28,7 @@ from keycairn.backup.database import (
     check_sealed,
     report_findings,
 )
-from keycairn.backup.disk import create_private, disk_errors
+from keycairn.backup.disk import create_private, disk_errors, scratch_directory
 from keycairn.backup.manifest import Manifest, Part
 from keycairn.backup.nodefile import MAX_CONFIG, NodeFile
 from keycairn.encoding import SecretBytes
@@ -211,8 +210,8 @@ async def verify_bundle(
     if level == "hashes" or identity is None:
         points = (*open_points, NO_IDENTITY)
         return VerifyReport(path, level, bundle.manifest, size, sha256, points)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="keycairn-trial-") as directory:
-        report = await trial(bundle, identity, opener, Path(directory))
+    with scratch_directory(scratch, "keycairn-trial-") as directory:
+        report = await trial(bundle, identity, opener, directory)
     if opener is None:
         open_points.append(NO_SECRET)
     return VerifyReport(
