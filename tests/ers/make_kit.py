@@ -16,6 +16,7 @@ from keycairn.ers.decrypt import SoftwareKey
 from keycairn.ers.document import Document, Part
 from keycairn.ers.rsa import to_pem
 from keycairn.ers.rsakeys import generate
+from keycairn.ports.system import SystemRng
 
 KIT = Path(__file__).with_name("kit")
 A, B = make_key("key-a"), make_key("key-b", "ed25519")
@@ -141,7 +142,7 @@ def main() -> None:
     (KIT / "faults").mkdir(parents=True, exist_ok=True)
     pem_file = KIT / "test-only-rsa-key.pem"
     if not pem_file.exists():
-        pem_file.write_bytes(generate(3072, None)[0])
+        pem_file.write_bytes(generate(3072, None, SystemRng())[0])
     rsa = SoftwareKey.from_pem(pem_file.read_bytes()).public
     (KIT / "rsa-public-key.pem").write_bytes(to_pem(rsa.spki))
     label = "kit lab\u00e9l"

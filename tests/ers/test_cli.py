@@ -220,7 +220,7 @@ def test_only_recover_takes_document_and_private_key(kit: Path) -> None:
 
 @pytest.mark.parametrize("bits", [3072, 4096])
 def test_keygen_and_proof_of_possession(tmp_path: Path, bits: int) -> None:
-    (tmp_path / "pass").write_text("a passphrase\r\n")
+    (tmp_path / "pass").write_bytes("pässphräse \u1234\r\n".encode())
     out = tmp_path / "rsa.pem"
     done = result("keygen", "--bits", bits, "--out", out, "--passphrase-file", tmp_path / "pass")
     assert stat.S_IMODE(out.stat().st_mode) == 0o600

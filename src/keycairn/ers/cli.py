@@ -177,7 +177,7 @@ def _keygen(args: argparse.Namespace) -> dict[str, Any]:
             raise malformed("the passphrase file is empty")
     else:
         _say("warning: no --passphrase-file: the private key is written unencrypted")
-    private, public = generate(args.bits, passphrase)
+    private, public = generate(args.bits, passphrase, SystemRng())
     write_new(out, private)
     try:
         write_new(public_file, public, 0o644)
