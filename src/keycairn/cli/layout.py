@@ -26,7 +26,8 @@ from keycairn.node.config import OPERATIONS, load_config
 from keycairn.node.files import write_private
 from keycairn.node.identity import create_identity
 from keycairn.node.storage import create_storage
-from keycairn.ports import Clock, Rng
+from keycairn.ports import Clock, Rng, randbelow
+from keycairn.ports.system import SystemRng
 from keycairn.vault.policy import parse, require_satisfiable
 
 MAX_NODES = 32
@@ -138,9 +139,13 @@ def _age_identity(path: Path, rng: Rng) -> str:
 
 
 def _free_block(count: int) -> int:
-    """The first port of ``count`` consecutive ports that nobody listens on."""
+    """The first port of ``count`` consecutive ports that nobody listens on.
+
+    The search begins at a random place: two vaults made at the same moment shall not meet.
+    """
     run = 0
-    for port in range(_FIRST_PORT, _LAST_PORT):
+    start = _FIRST_PORT + randbelow(SystemRng(), (_LAST_PORT - _FIRST_PORT) // 2)
+    for port in range(start, _LAST_PORT):
         run = run + 1 if _is_free(port) else 0
         if run == count:
             return port - count + 1

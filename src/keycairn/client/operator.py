@@ -73,7 +73,8 @@ class OperatorClient(JsonClient):
     async def backup_create(self) -> dict[str, Any]:
         """Write a bundle now; ``seconds`` is how long it took."""
         made = await self.call("POST", "/v1/backups", {})
-        return {**made, "seconds": made.pop("milliseconds", 0) / 1000}
+        made["seconds"] = made.pop("milliseconds", 0) / 1000
+        return made
 
     async def backups(self) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = (await self.call("GET", "/v1/backups"))["backups"]

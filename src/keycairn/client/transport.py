@@ -122,7 +122,9 @@ class JsonClient:
                 node=self.index,
             ) from exc
         except httpx.ConnectError as exc:
-            raise self._unreachable("the connection was refused or its certificate is not") from exc
+            raise self._unreachable(
+                "the connection is refused, or its certificate is not trusted"
+            ) from exc
         except httpx.HTTPError as exc:
             raise self._unreachable(f"the connection broke ({type(exc).__name__})") from exc
 
