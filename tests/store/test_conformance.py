@@ -316,6 +316,57 @@ async def test_400_concurrent_updates_all_arrive(store: Store) -> None:
     assert [r.result["n"] for r in found if r] == list(range(0, 400, 2))
 
 
+async def test_writes_that_share_a_transaction_fail_alone(store: Store) -> None:
+    await store.begin_incarnation(b"inc-1", 1)
+    before = await store.check_audit()
+    row = RequestRow("shop", "same", b"", {})
+    results = await asyncio.gather(
+        store.put_ban(BanRow("b1", 2, "r", 1)),
+        store.put_request(row),
+        store.put_request(row),
+        store.audit("floats have no encoding", {"x": 0.5}),
+        store.spend(spend(1)),
+        store.spend(spend(1)),
+        store.spend(spend(2, incarnation=b"old")),
+        store.add_ready(b"none", {}),
+        store.put_batch(new_batch([]), []),
+        store.put_batch(new_batch([]), []),
+        store.put_ban(BanRow("b2", 3, "r", 2)),
+        store.put_ban(BanRow(1.5, 3, "r", 2)),  # type: ignore[arg-type]
+        store.put_ban(BanRow("b3", 3, "r", 3)),
+        return_exceptions=True,
+    )
+    codes = [r.code if isinstance(r, KeycairnError) else r for r in results]
+    bug = codes.pop(-2)
+    assert isinstance(bug, TypeError)
+    assert codes == [
+        None,
+        None,
+        Code.CONFLICT,
+        Code.MALFORMED,
+        None,
+        Code.PRESIG_SPENT,
+        Code.QUARANTINED,
+        Code.NOT_FOUND,
+        None,
+        Code.CONFLICT,
+        None,
+        None,
+    ]
+    assert [b.ban_id for b in await store.bans()] == ["b1", "b2", "b3"]
+    assert await store.check_audit() == before + 6
+
+
+async def test_a_closed_store_says_so(store: Store) -> None:
+    waiting = [asyncio.create_task(store.audit("x", {"n": n})) for n in range(10)]
+    await asyncio.sleep(0)
+    await store.close()
+    await asyncio.gather(*waiting)
+    await store.close()
+    await refused(Code.UNAVAILABLE, store.audit("x", {}))
+    await refused(Code.UNAVAILABLE, store.keys())
+
+
 async def test_a_cancelled_caller_leaves_no_half_write(store: Store) -> None:
     await store.begin_incarnation(b"inc-1", 1)
     for n in range(1, 21):

@@ -5,11 +5,17 @@ Decisions, and why:
 * **Transactions.** The driver runs in autocommit and we say ``BEGIN IMMEDIATE`` for writers and
   ``BEGIN`` for readers. With the driver's own transactions a writer reads before it locks; of 400
   concurrent updates 180 arrived.
-* **Rollback journal (TRUNCATE), not WAL.** After a commit everything is in the one file: whoever
-  copies or puts back ``node.db`` of a stopped or killed node (with ``node.db-journal`` if there
-  is one) has all of it. With WAL a copy of the file alone silently lacks the newest commits, and
-  a WAL left beside an older file is replayed into it. The price is two more flushes per commit.
-* **synchronous=FULL** (R-22): in TRUNCATE mode the commit itself is flushed before it returns.
+* **Rollback journal (PERSIST), not WAL.** After a commit everything is in the one file: whoever
+  copies or puts back ``node.db`` of a stopped or killed node (with ``node.db-journal`` beside it)
+  has all of it. With WAL a copy of the file alone silently lacks the newest commits, and a WAL
+  left beside an older file is replayed into it. The price is one more flush per commit, which
+  concurrent writes share.
+* **synchronous=FULL** (R-22): in PERSIST mode the commit is the overwriting of the journal's
+  header, and it is flushed before it returns (in DELETE mode it would not be).
+* **Threads.** SQLAlchemy's synchronous engines run in worker threads, a whole transaction for one
+  hand-over. Through an asynchronous driver every statement costs four, which took several times
+  as long as the statements themselves. The shared code is asynchronous for the databases whose
+  drivers are; here its coroutines run to their end in the worker, since nothing in them waits.
 * A live node is copied with :meth:`SqliteStore.snapshot` (SQLite's backup interface), never by
   copying the file.
 * At open: ``PRAGMA integrity_check`` (finds damaged indices, which the row digests do not), no
@@ -25,27 +31,33 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import event
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy import CursorResult, Engine, Executable, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
 from keycairn.store import schema
 from keycairn.store.files import create_private, fsync_path, unavailable
 from keycairn.store.sql import SqlStore
+from keycairn.store.transaction import Connection
 from keycairn.vault.sealing import Sealer
 
+T = TypeVar("T")
+
 _BUSY_MS = 30_000
+_READERS = 2
 _MAX_KEYRING = 1 << 20
 _ERRORS = (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError)
 
 _PRAGMAS = (
-    "PRAGMA journal_mode=TRUNCATE",
+    "PRAGMA journal_mode=PERSIST",
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
     "PRAGMA trusted_schema=OFF",
@@ -121,13 +133,13 @@ def _uri(path: Path, mode: str) -> str:
     return f"file:{quote(str(path.absolute()))}?mode={mode}"
 
 
-def _engine(path: Path, begin: str) -> AsyncEngine:
-    # One connection each: SQLite has one writer, and a node's reads are short.
-    engine = create_async_engine(
-        f"sqlite+aiosqlite:///{_uri(path, 'rw')}&uri=true",
-        pool_size=1,
+def _engine(path: Path, begin: str, size: int) -> Engine:
+    engine = create_engine(
+        f"sqlite+pysqlite:///{_uri(path, 'rw')}&uri=true",
+        pool_size=size,
         max_overflow=0,
         pool_timeout=_BUSY_MS / 1000,
+        connect_args={"check_same_thread": False},
     )
 
     def on_connect(connection: Any, _: Any) -> None:
@@ -140,15 +152,47 @@ def _engine(path: Path, begin: str) -> AsyncEngine:
     def on_begin(connection: Any) -> None:
         connection.exec_driver_sql(begin)
 
-    event.listen(engine.sync_engine, "connect", on_connect)
-    event.listen(engine.sync_engine, "begin", on_begin)
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
     return engine
+
+
+class _Direct:
+    """A synchronous connection behind the asynchronous interface; its calls never wait."""
+
+    def __init__(self, conn: SyncConnection) -> None:
+        self._conn = conn
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
+        return self._conn.execute(statement, parameters)
+
+    async def run_sync(self, work: Callable[[Any], T]) -> T:
+        return work(self._conn)
+
+
+def _run(engine: Engine, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine function to its end in a transaction of ``engine``."""
+    with engine.begin() as conn:
+        coroutine = work(_Direct(conn))
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        coroutine.close()
+        raise RuntimeError("work on the database must not wait for anything else")
 
 
 class SqliteStore(SqlStore):
     """A node's store in one SQLite file. Make one with :meth:`open`."""
 
-    _path: Path
+    def __init__(self, path: Path, *, sealer: Sealer, vault: str, node: int, clock: Clock) -> None:
+        """Use :meth:`open`."""
+        super().__init__(sealer=sealer, vault=vault, node=node, clock=clock)
+        self._path = path
+        self._writer = _engine(path, "BEGIN IMMEDIATE", 1)
+        self._reader = _engine(path, "BEGIN", _READERS)
+        self._write_thread = ThreadPoolExecutor(1, "keycairn-store-writer")
+        self._read_threads = ThreadPoolExecutor(_READERS, "keycairn-store-reader")
 
     @classmethod
     async def open(
@@ -181,15 +225,7 @@ class SqliteStore(SqlStore):
                 see :meth:`damaged`.
         """
         _prepare_file(path, create=create)
-        store = cls(
-            writer=_engine(path, "BEGIN IMMEDIATE"),
-            reader=_engine(path, "BEGIN"),
-            sealer=sealer,
-            vault=vault,
-            node=node,
-            clock=clock,
-        )
-        store._path = path
+        store = cls(path, sealer=sealer, vault=vault, node=node, clock=clock)
         try:
             if create and not await store._has_schema():
                 await store._initialise()
@@ -208,18 +244,36 @@ class SqliteStore(SqlStore):
     def _translate(self, error: Exception) -> KeycairnError:
         return translate(error)
 
+    async def _in_transaction(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._write_thread, _run, self._writer, work)
+
+    async def _in_snapshot(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._read_threads, _run, self._reader, work)
+
+    async def _dispose(self) -> None:
+        await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        self._write_thread.shutdown()
+        self._read_threads.shutdown()
+        self._writer.dispose()
+        self._reader.dispose()
+
     async def _has_schema(self) -> bool:
-        async with self._reader.connect() as conn:
-            names = await conn.exec_driver_sql("SELECT name FROM sqlite_master")
-            if schema.digests.name not in set(names.scalars()):
-                return False
-        return await self._schema_version() is not None
+        async def work(conn: Connection) -> bool:
+            names = await conn.execute(text("SELECT name FROM sqlite_master"))
+            return schema.digests.name in set(names.scalars())
+
+        return await self._in_snapshot(work) and await self._schema_version() is not None
 
     async def _check_file(self) -> None:
-        async with self._reader.connect() as conn:
-            query = "SELECT type, name FROM sqlite_master"
-            rows: list[Any] = list(await conn.exec_driver_sql(query))
-            sound = (await conn.exec_driver_sql("PRAGMA integrity_check(1)")).scalar()
+        async def work(conn: Connection) -> tuple[list[Any], Any]:
+            rows = list(await conn.execute(text("SELECT type, name FROM sqlite_master")))
+            return rows, (await conn.execute(text("PRAGMA integrity_check(1)"))).scalar()
+
+        rows, sound = await self._in_snapshot(work)
         tables = {name for kind, name in rows if kind == "table"}
         strange = {kind for kind, _ in rows} - {"table", "index"}
         if sound != "ok" or strange or tables != set(schema.metadata.tables):

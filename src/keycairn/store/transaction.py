@@ -8,12 +8,14 @@ SQL that every supported database has.
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from sqlalchemy import (
     ColumnElement,
+    CursorResult,
+    Executable,
     Select,
     Table,
     bindparam,
@@ -23,7 +25,6 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.store import schema
@@ -37,6 +38,14 @@ T = TypeVar("T")
 _CHUNK = 500
 
 
+class Connection(Protocol):
+    """What the shared SQL needs of a connection: SQLAlchemy's ``AsyncConnection`` has it."""
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]: ...
+
+    async def run_sync(self, work: Callable[[Any], T]) -> T: ...
+
+
 def chunks(items: Sequence[T], size: int = _CHUNK) -> Iterator[Sequence[T]]:
     """``items`` in slices of at most ``size``."""
     for start in range(0, len(items), size):
@@ -48,7 +57,7 @@ def columns(table: Table) -> list[str]:
     return [c.name for c in table.columns]
 
 
-async def mappings(conn: AsyncConnection, query: Select[Any]) -> list[Mapping[str, Any]]:
+async def mappings(conn: Connection, query: Select[Any]) -> list[Mapping[str, Any]]:
     """Rows of a query, each a mapping from column name to value."""
     return cast("list[Mapping[str, Any]]", (await conn.execute(query)).mappings().all())
 
@@ -83,7 +92,7 @@ class Checked:
 class Reader:
     """Reads protected rows and checks each against its index entry."""
 
-    def __init__(self, conn: AsyncConnection, macs: Macs) -> None:
+    def __init__(self, conn: Connection, macs: Macs) -> None:
         self.conn = conn
         self.macs = macs
 
@@ -117,7 +126,7 @@ class Reader:
                     schema.row_index.c.row_key.in_(part),
                 )
             )
-            found.update({key: mac for key, mac in rows})
+            found.update({row.row_key: row.mac for row in rows})
         return found
 
     async def check(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> list[Checked]:
@@ -195,7 +204,7 @@ class Reader:
 class Transaction(Reader):
     """One write transaction. Begin with :meth:`load`, end with :meth:`finish`."""
 
-    def __init__(self, conn: AsyncConnection, macs: Macs, now_us: int) -> None:
+    def __init__(self, conn: Connection, macs: Macs, now_us: int) -> None:
         super().__init__(conn, macs)
         self._now_us = now_us
         self._digests: dict[str, Digest] = {}
@@ -206,6 +215,16 @@ class Transaction(Reader):
         """Read the digests (inside the transaction, so that no other writer changes them)."""
         self._digests = await self.digests()
         self._before = dict(self._digests)
+
+    def mark(self) -> tuple[dict[str, Digest], int]:
+        """A point to :meth:`reset` to, beside a savepoint of the database."""
+        return dict(self._digests), len(self._audit)
+
+    def reset(self, mark: tuple[dict[str, Digest], int]) -> None:
+        """Forget what came after ``mark``."""
+        digests, records = mark
+        self._digests = dict(digests)
+        del self._audit[records:]
 
     async def finish(self) -> None:
         """Write audit records and changed digests."""
