@@ -198,7 +198,7 @@ url = "sqlite:///data/node.db"
 [anchor]
 directory = "anchor"
 [encryptor]
-kind = "key_file"
+kind = "keyfile"
 secret_file = "../operator{index}/master.key"
 [api]
 listen = "127.0.0.1:{ports[0]}"

@@ -16,6 +16,7 @@ import pytest
 from keycairn.backup import RestorePlan, execute, parse_mapping, plan_restore
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
+from keycairn.node.config import load_config
 from keycairn.store.lock import DirectoryLock
 from keycairn.vault.coverage import key_coverage
 from keycairn.vault.policy import Answer, parse
@@ -68,6 +69,7 @@ async def test_a_lost_directory_comes_back(node: Any) -> None:
     assert result["next"][0] == f"keycairn node run --config {node.config}"
     assert "pending batch" in {f["what"] for f in result["findings"]}
     assert node.config.read_bytes() == config
+    assert load_config(node.config, {}).index == 2
     assert modes(node.home) == {0o600, 0o700}  # 0700: the launch script
     assert node.home.stat().st_mode & 0o777 == 0o700
     assert {p.name for p in node.home.iterdir()} == {
@@ -123,6 +125,7 @@ ers.store = "papers"
     parsed = tomllib.loads(mapping)
     parse_mapping(mapping.encode())
     result = await execute(await plan(node, bundle, into, mapping=parsed))
+    assert load_config(into / "node.toml", {}).database == into / "db" / "two.db"
     new = tomllib.loads((into / "node.toml").read_text())
     assert new["api"] == {
         "listen": f"127.0.0.1:{port}",
@@ -130,7 +133,7 @@ ers.store = "papers"
         "tls_key": "files/api.tls_key",
     }
     assert [p["address"] for p in new["peers"]] == ["wss://10.0.0.1:9000", "incoming"]
-    assert new["encryptor"] == {"kind": "key_file", "secret_file": str(moved)}
+    assert new["encryptor"] == {"kind": "keyfile", "secret_file": str(moved)}
     start = f"restored-files{node.operator}/launch/start.sh"
     assert new["backup"]["include"] == [start, "notes.txt"]
     assert new["backup"]["targets"] == [str(node.targets)]

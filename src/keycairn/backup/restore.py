@@ -489,6 +489,10 @@ async def _settle_database(plan: RestorePlan, staging: Path) -> None:
         return
     store = await plan.opener(staging / str(plan.layout.config.database().inside))
     try:
+        manifest = plan.bundle.manifest
+        await store.audit(
+            "node.restored", {"bundle": plan.sha256, "created_us": manifest.created_us}
+        )
         await store.put_bundle(_receipt(plan))
         await _settle_documents(plan, store)
     finally:
