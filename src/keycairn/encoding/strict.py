@@ -18,6 +18,9 @@ MAX_INT = 1 << 63
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
 _INT_DIGITS = 20
+#: Brackets, and whole strings (so that brackets inside are skipped). Possessive by form: a string
+#: is runs without quote and backslash, or escapes; no input makes it backtrack.
+_STRUCTURE = re.compile(rb'[][{}]|"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 
 def _bad(message: str, code: Code = Code.MALFORMED, **detail: Any) -> NoReturn:
@@ -41,22 +44,13 @@ def decode_hex(text: object, *, length: int | None = None, what: str = "value") 
 def _check_depth(data: bytes, limit: int) -> None:
     # Counts brackets outside strings, so that the parser never recurses deeper than the limit.
     depth = 0
-    in_string = escaped = False
-    for byte in data:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in (0x5B, 0x7B):
+    for match in _STRUCTURE.finditer(data):
+        mark = match.group()
+        if mark in b"[{":
             depth += 1
             if depth > limit:
                 _bad(f"nested deeper than {limit}")
-        elif byte in (0x5D, 0x7D):
+        elif mark in b"]}":
             depth -= 1
 
 
