@@ -234,7 +234,8 @@ class _Runner:
         judged_step = step
         self._next_step()
         await self._send_all(session.ECHO, lambda _: body)
-        for peer, frame in sorted((await self._collect(session.ECHO)).items()):
+
+        def judge(peer: int, frame: Frame) -> None:
             theirs = self._decode(Echo, peer, frame.body)
             if len(theirs.hashes) != len(order) or len(theirs.signatures) != len(order):
                 raise Abort(Code.BAD_LENGTH, f"player {peer}: bad echo", culprits=[peer])
@@ -243,6 +244,10 @@ class _Runner:
             ):
                 if hashed != seen[origin][0]:
                     self._equivocation(judged_step, peer, origin, hashed, signature, seen[origin])
+
+        # One by one as they come: two honest players suffice to convict, whatever the
+        # equivocator does with its own echo, and before the first to see it ends the session.
+        await self._collect(session.ECHO, judge)
 
     def _equivocation(
         self,
@@ -303,15 +308,21 @@ class _Runner:
             await self.env.link.send(peer, SESSION_FRAME + wire.encode(frame))
             self.env.crash(f"{point}:after")
 
-    async def _collect(self, kind: int) -> dict[int, Frame]:
-        """Wait for the current step's frames of ``kind`` from every peer.
+    async def _collect(
+        self, kind: int, judge: Callable[[int, Frame], None] = lambda _peer, _frame: None
+    ) -> dict[int, Frame]:
+        """Wait for the current step's frames of ``kind`` from every peer; ``judge`` each once.
 
         A step that is complete is judged before anybody's abort notice is believed, so that
         honest players find the same culprit on their own where they can.
         """
+        judged: set[int] = set()
         while True:
             self.box.changed.clear()
             got = self.box.take(self.box.step, kind)
+            for peer in sorted(set(got) - judged):
+                judged.add(peer)
+                judge(peer, got[peer])
             self.waiting = set(self.peers) - set(got)
             if self.box.failure is not None:
                 raise self.box.failure

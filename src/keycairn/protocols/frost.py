@@ -25,7 +25,7 @@ from keycairn.encoding import SecretScalar, digest, tag
 from keycairn.errors import Abort, Certainty, Code, KeycairnError
 from keycairn.ports import Rng
 from keycairn.protocols.durable import Spend
-from keycairn.protocols.form import Durable, Inbox, Party, Protocol, Round, blame
+from keycairn.protocols.form import Durable, Inbox, Party, Protocol, Round, blame, require_length
 from keycairn.protocols.record import KeyShare
 from keycairn.protocols.wire import Message
 
@@ -35,6 +35,7 @@ MAX_MESSAGE = 64 << 10
 
 _ID = tag("frost/nonce-id")
 _MESSAGE = tag("frost/message")
+_PACKAGE = tag("frost/package")
 _Q = ED25519.q
 
 
@@ -205,6 +206,16 @@ class SigningPackage:
     def signers(self) -> tuple[int, ...]:
         return tuple(c.index for c in self.commitments)
 
+    @property
+    def hash(self) -> bytes:
+        """Names key, message and commitment list: shares for another package don't fit."""
+        return digest(
+            _PACKAGE,
+            self.public_key.encode(),
+            self.message,
+            encode_commitment_list(self.commitments),
+        )
+
 
 def sign_share(package: SigningPackage, nonces: NoncePair, share: SecretScalar, index: int) -> int:
     """Section 5.2: z_i. Consumes the nonces whatever happens.
@@ -277,9 +288,10 @@ class NonceMessage(Message, frozen=True):
 
 
 class ResponseMessage(Message, frozen=True):
-    """Round 2, broadcast: z_i (32 bytes)."""
+    """Round 2, broadcast: z_i, and the hash of what it was made for (32 bytes each)."""
 
     value: bytes
+    package: bytes
 
 
 @dataclass(frozen=True)
@@ -295,7 +307,9 @@ def sign(party: Party, key: KeyShare, message: bytes) -> Protocol[FrostSignature
     """Sign ``message`` with the players of the session, t+1 or more holders of ``key``.
 
     Neither round is echoed: the binding factor covers message, list and public key, so signers
-    that were shown different lists produce shares that do not add up (RFC 9591 section 7).
+    that were shown different lists produce shares that do not add up (RFC 9591 section 7). Each
+    share comes with the hash of its package, so that a signer who showed different nonces to
+    different signers can't make honest ones convict each other.
 
     Raises:
         Abort: E_BAD_POINT, E_BAD_SCALAR with the sender; E_SIG_INVALID with the culprits.
@@ -325,31 +339,43 @@ def sign(party: Party, key: KeyShare, message: bytes) -> Protocol[FrostSignature
     base_r = package.group_commitment.encode()
     yield Durable("spend", Spend(nonce_id, base_r, record.key_id, digest(_MESSAGE, message)))
     response = sign_share(package, nonces, key.share, party.index)
-    inbox = yield Round(broadcast=ResponseMessage(ED25519.encode_scalar(response)), echo=False)
+    mine = ResponseMessage(ED25519.encode_scalar(response), package.hash)
+    inbox = yield Round(broadcast=mine, echo=False)
     responses = {party.index: response}
     for j, m in inbox.broadcast.items():
+        require_length(j, "package hash", m.package, 32)
         with blame(j):
             responses[j] = ED25519.decode_scalar(m.value)
     signature = aggregate(package, responses)
     try:
         verify(record.public_key, message, signature)
     except KeycairnError as exc:
-        raise _culprits(package, responses, key) from exc
+        elsewhere = [j for j, m in inbox.broadcast.items() if m.package != package.hash]
+        raise _culprits(package, responses, key, elsewhere) from exc
     return FrostSignature(signature, base_r, nonce_id)
 
 
-def _culprits(package: SigningPackage, responses: Mapping[int, int], key: KeyShare) -> Abort:
+def _culprits(
+    package: SigningPackage,
+    responses: Mapping[int, int],
+    key: KeyShare,
+    elsewhere: Sequence[int],
+) -> Abort:
+    """Who is to blame: certain for a bad share of this very package, one of the others if some
+    say that they signed another package (they lie, or a third showed them other nonces)."""
     bad = [
         j
         for j in package.signers
         if j != key.index
+        and j not in elsewhere
         and not verify_signature_share(package, j, responses[j], key.record.commitment_of(j))
     ]
+    others = [j for j in package.signers if j != key.index] if elsewhere else []
     return Abort(
         Code.SIG_INVALID,
         "the signature does not verify; the nonces are spent",
-        culprits=bad,
-        certainty=Certainty.CERTAIN if bad else Certainty.NOBODY,
+        culprits=bad or others,
+        certainty=(Certainty.CERTAIN if bad else Certainty.ONE_OF if others else Certainty.NOBODY),
         not_lost="The key is safe. The message may have been signed by whoever cheated.",
         next="sign again without the named players",
     )
