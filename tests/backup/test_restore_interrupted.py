@@ -25,7 +25,7 @@ from keycairn.errors import Code, KeycairnError
 SCRIPT = """
 import asyncio, os, sys
 from pathlib import Path
-from keycairn.backup import restore
+from keycairn.backup import install, restore
 from keycairn.encoding import SecretBytes
 from keycairn.ports.system import SystemClock, SystemRng
 from keycairn.store.sqlite import SqliteStore
@@ -48,7 +48,7 @@ async def main(into, point):
         Path({bundle!r}), into=Path(into), identity=SecretBytes({identity!r}),
         node_public_key={public!r}, clock=SystemClock(), rng=SystemRng())
     exec("kill(" + point + ")")
-    await restore.execute(plan)
+    await install.execute(plan)
 
 for into, point in {points!r}:
     child = os.fork()
@@ -62,14 +62,14 @@ for into, point in {points!r}:
 """
 
 POINTS = {
-    "staging made": "restore, '_clear', True",
-    "marker written": "restore, '_write_files', True",
-    "first file": "restore, 'create_private', False, 2",
-    "some files": "restore, 'create_private', False, 6",
-    "files written": "restore, '_write_files', False",
+    "staging made": "install, '_clear', True",
+    "marker written": "install, '_write_files', True",
+    "first file": "install, 'create_private', False, 2",
+    "some files": "install, 'create_private', False, 6",
+    "files written": "install, '_write_files', False",
     "receipt": "SqliteStore, 'put_bundle', True",
-    "database settled": "restore, '_into_place', True",
-    "flushed": "restore, 'sync_tree', False",
+    "database settled": "install, '_into_place', True",
+    "flushed": "install, 'sync_tree', False",
     "before rename": "Path, 'rename', True",
     "behind rename": "Path, 'rename', False",
 }
@@ -147,7 +147,7 @@ async def test_a_disk_that_fails_leaves_nothing(node: Any, monkeypatch: Any, fun
 
     bundle = await lost(node)
     with monkeypatch.context() as patch:
-        patch.setattr(f"keycairn.backup.restore.{function}", full)
+        patch.setattr(f"keycairn.backup.install.{function}", full)
         with pytest.raises(KeycairnError) as caught:
             await restore(node, bundle, node.home)
     assert caught.value.code is Code.UNAVAILABLE

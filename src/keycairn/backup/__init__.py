@@ -3,14 +3,16 @@
 * ``bundle``, ``manifest``, ``archive``, ``age``: the format (docs/bundle-format.md).
 * ``collect``, ``nodefile``, ``create``: what belongs to a node, and writing it.
 * ``verify``, ``database``, ``unlock``: is a stored bundle good, at three levels.
-* ``restore``, ``layout``, ``rewrite``, ``machine``: a node's directory again, in one step.
+* ``restore``, ``layout``, ``rewrite``, ``machine``: the plan, everything checked.
+* ``install``: a node's directory again, in one step.
 """
 
 from keycairn.backup.bundle import read_manifest
 from keycairn.backup.create import BundleInputs, create_bundle, receipt
 from keycairn.backup.database import Finding, Opener
+from keycairn.backup.install import execute
 from keycairn.backup.manifest import Manifest
-from keycairn.backup.restore import RestorePlan, Step, execute, plan_restore
+from keycairn.backup.restore import RestorePlan, Step, plan_restore
 from keycairn.backup.rewrite import parse_mapping
 from keycairn.backup.unlock import SecretSource, opener
 from keycairn.backup.verify import LEVELS, VerifyReport, verify_bundle

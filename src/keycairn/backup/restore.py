@@ -1,9 +1,8 @@
 """Restoring a node from its bundle: look at everything first, then write once.
 
 :func:`plan_restore` reads and checks; it writes nothing but a sealed copy of the database in a
-scratch directory, which it removes. :func:`execute` writes the whole directory beside the target
-and renames it into place in one step: at any moment the target is either as it was, or complete.
-After an interruption the same command works again.
+scratch directory, which it removes. :func:`keycairn.backup.install.execute` does what the plan
+says.
 
 The six steps (recovery.md): database, encryptor, machine, addresses, files in place,
 presignatures gone (there are none in a bundle; setups and nonces belong to an incarnation, and
@@ -13,16 +12,13 @@ every start draws a new one).
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from keycairn.backup.archive import Sink
-from keycairn.backup.bundle import Bundle, check_hashes, read_bundle, unpack
+from keycairn.backup.bundle import Bundle, check_hashes, read_bundle
 from keycairn.backup.database import (
     DatabaseReport,
     Finding,
@@ -33,29 +29,17 @@ from keycairn.backup.database import (
     report_findings,
 )
 from keycairn.backup.disk import (
-    create_private,
-    disk_errors,
-    remove_tree,
     scratch_directory,
-    sync,
-    sync_tree,
-    unavailable,
 )
-from keycairn.backup.layout import BESIDE, Layout, Placed, make_layout
-from keycairn.backup.machine import MARKER, check_ports, check_target, staging_of
-from keycairn.backup.manifest import Part
+from keycairn.backup.layout import Layout, Placed, make_layout
+from keycairn.backup.machine import check_ports, check_target
 from keycairn.backup.rewrite import check_mapping
 from keycairn.backup.unlock import SecretSource, opener
 from keycairn.backup.verify import look_inside, pins
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
-from keycairn.store.files import fsync_path
 from keycairn.vault.policy import Answer
-from keycairn.vault.ports import BundleRow, Store
-
-_KEPT = "The bundle is unchanged, and nothing stands at the target that wasn't there before."
-ORIGINS = f"{BESIDE}/where-these-belong.txt"
 
 
 @dataclass(frozen=True)
@@ -249,7 +233,7 @@ async def _try_secret(copy: Path, report: DatabaseReport, opened: Opener) -> Ope
     return opened
 
 
-def _documents(plan: RestorePlan) -> dict[str, Placed]:
+def filed_documents(plan: RestorePlan) -> dict[str, Placed]:
     """ERS documents in the bundle by the hash of their content, whatever their names say."""
     filed = [p for p in plan.layout.placed if p.part.name.startswith("ers/")]
     return {p.part.sha256.hex(): p for p in filed}
@@ -276,7 +260,7 @@ def _findings(
                 f"put the master secret back ({source}), then keycairn backup create",
             )
         )
-    filed = _documents(plan)
+    filed = filed_documents(plan)
     for row in plan.report.documents:
         if row.sha256 in filed:
             continue
@@ -341,200 +325,3 @@ def _steps(plan: RestorePlan, ports: list[Finding], source: SecretSource) -> lis
             "incarnation",
         ),
     ]
-
-
-async def execute(plan: RestorePlan) -> dict[str, Any]:
-    """Do what the plan says.
-
-    Returns:
-        The result keys of ``node restore`` (interfaces.md).
-
-    Raises:
-        KeycairnError: E_POLICY for a dry-run plan; E_CONFLICT when the target filled up, or
-            another restore to it runs; E_UNAVAILABLE, E_STORE_INTEGRITY. The target is then as it
-            was before, and the command can be repeated.
-    """
-    if plan.dry_run:
-        raise KeycairnError(Code.POLICY, "this plan was made as a dry run")
-    staging = staging_of(plan.into)
-    with _staging(staging, plan.sha256):
-        try:
-            await asyncio.to_thread(_write_files, plan, staging)
-            await _settle_database(plan, staging)
-            await asyncio.to_thread(_into_place, plan, staging)
-        except OSError as exc:
-            raise unavailable(f"the node can't be restored to {plan.into}", exc) from exc
-        except KeycairnError as exc:
-            raise KeycairnError(
-                exc.code,
-                exc.message,
-                not_lost=exc.not_lost or _KEPT,
-                next=exc.next,
-                detail=exc.detail,
-            ) from exc
-    return plan.to_json(done=True)
-
-
-@contextmanager
-def _staging(staging: Path, sha256: str) -> Iterator[None]:
-    """Hold ``staging``, empty but for the marker. It is removed if it is still there at the end.
-
-    Raises:
-        KeycairnError: E_CONFLICT when another restore holds it, or it isn't a restore's.
-    """
-    with disk_errors(f"{staging} can't be made"):
-        staging.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise KeycairnError(
-                Code.CONFLICT, "another restore to this place is running", not_lost=_KEPT
-            ) from exc
-        with disk_errors(f"{staging} can't be prepared"):
-            _clear(staging)
-            staging.chmod(0o700)
-        try:
-            with disk_errors(f"{staging} can't be prepared"):
-                _write(staging / MARKER, sha256.encode() + b"\n")
-            yield
-        finally:
-            with disk_errors(f"{staging} can't be removed"):
-                # Not if it was renamed into place, and the name is another restore's by now.
-                if staging.exists() and os.path.samestat(os.fstat(fd), staging.stat()):
-                    _clear(staging)
-                    staging.rmdir()
-    finally:
-        os.close(fd)
-
-
-def _clear(staging: Path) -> None:
-    """Remove what an interrupted restore left; refuse what isn't a restore's.
-
-    The marker goes last, so that what is left of an interrupted removal is recognised too.
-    """
-    entries = list(staging.iterdir())
-    if entries and staging / MARKER not in entries:
-        raise KeycairnError(
-            Code.CONFLICT,
-            f"{staging} is in the way, and no restore made it",
-            not_lost=_KEPT,
-            next="move it away",
-        )
-    for entry in sorted(entries, key=lambda e: e.name == MARKER):
-        if entry.is_dir() and not entry.is_symlink():
-            remove_tree(entry)
-        else:
-            entry.unlink()
-
-
-@dataclass
-class _Files:
-    """Opens the staged file of each part; one part can have several places."""
-
-    staging: Path
-    places: Mapping[str, list[Placed]]
-    opened: list[BinaryIO] = field(default_factory=list)
-
-    def __call__(self, part: Part) -> Sink | None:
-        self.close()
-        for placed in self.places.get(part.name, []):
-            path = self.staging / placed.to
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mode = 0o700 if placed.executable else 0o600
-            self.opened.append(create_private(path, mode=mode))
-        return self if self.opened else None
-
-    def write(self, data: bytes) -> None:
-        for out in self.opened:
-            out.write(data)
-
-    def close(self) -> None:
-        while self.opened:
-            with self.opened.pop() as out:
-                sync(out)
-
-
-def _write_files(plan: RestorePlan, staging: Path) -> None:
-    places: dict[str, list[Placed]] = {}
-    for placed in plan.layout.placed:
-        places.setdefault(placed.part.name, []).append(placed)
-    files = _Files(staging, places)
-    try:
-        unpack(plan.bundle, plan.identity, files)
-    finally:
-        files.close()
-    config = plan.layout.config
-    _write(staging / plan.layout.config_name, plan.layout.config_bytes)
-    if plan.layout.launch:
-        lines = [f"{item.to}  ->  {item.original}\n" for item in plan.layout.launch]
-        _write(staging / ORIGINS, "".join(lines).encode())
-    directories = [config.anchor(), config.ers_store(), *config.targets()]
-    for named in directories:
-        if named.inside is not None:
-            (staging / named.inside).mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with create_private(path) as out:
-        out.write(data)
-        sync(out)
-
-
-async def _settle_database(plan: RestorePlan, staging: Path) -> None:
-    """Write the receipt of this very bundle, and make document rows say what is really there."""
-    if plan.opener is None:
-        return
-    store = await plan.opener(staging / str(plan.layout.config.database().inside))
-    try:
-        manifest = plan.bundle.manifest
-        await store.audit(
-            "node.restored", {"bundle": plan.sha256, "created_us": manifest.created_us}
-        )
-        await store.put_bundle(_receipt(plan))
-        await _settle_documents(plan, store)
-    finally:
-        await store.close()
-
-
-def _receipt(plan: RestorePlan) -> BundleRow:
-    manifest = plan.bundle.manifest
-    return BundleRow(
-        sha256=plan.sha256,
-        location=str(plan.bundle.path.absolute()),
-        size=plan.bundle.payload_offset + manifest.payload_size,
-        created_us=manifest.created_us,
-        verified_us=plan.clock.now_us(),
-        level="trial",
-        keys=manifest.receipt_keys(),
-        detail={
-            "node": manifest.node,
-            "vault": manifest.vault,
-            "payload_sha256": manifest.payload_sha256.hex(),
-            "recipients": list(manifest.recipients),
-            "restored": True,
-        },
-    )
-
-
-async def _settle_documents(plan: RestorePlan, store: Store) -> None:
-    filed = _documents(plan)
-    for row in await store.documents():
-        if row.sha256 not in filed:
-            # Its file isn't here: it must not count until it is fetched and verified again.
-            await store.delete_document(row.sha256)
-            continue
-        path = str(plan.into / filed[row.sha256].to)
-        if row.path != path:
-            await store.put_document(replace(row, path=path))
-
-
-def _into_place(plan: RestorePlan, staging: Path) -> None:
-    sync_tree(staging)
-    check_target(plan.into, plan.sha256)
-    staging.rename(plan.into)
-    fsync_path(plan.into.parent)
-    (plan.into / MARKER).unlink()
-    fsync_path(plan.into)
