@@ -91,6 +91,11 @@ def test_environment_and_credential(tmp_path: Path) -> None:
     by_credential = EncryptorConfig("password", secret_credential="cred")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert read_secret(by_credential, environ=environ).reveal() == b"from systemd"
+    (tmp_path / "cred").chmod(0o440)
+    assert read_secret(by_credential, environ=environ).reveal() == b"from systemd"
+    (tmp_path / "cred").chmod(0o444)
+    with pytest.raises(KeycairnError):
+        read_secret(by_credential, environ=environ)
     for config in (by_env, by_credential, EncryptorConfig("password", secret_credential="../x")):
         with pytest.raises(KeycairnError) as caught:
             read_secret(config, environ={})

@@ -373,7 +373,9 @@ async def judge(world: World, expected: dict[str, int]) -> str:
             assert [b.reason for b in await store.bans()] == ["reason"]
             await store.check_audit()
             found = await store.batch_by_request("shop", "r-1")
-            assert found is not None
+            # A damaged row may have lost the name by which it was asked for: its key is blocked,
+            # and new keys can still be made.
+            assert found is not None or await store.damaged()
         except KeycairnError as exc:
             if not is_damage(exc):
                 raise

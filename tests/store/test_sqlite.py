@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,37 @@ async def test_keyring_is_in_the_snapshot(world: World, tmp_path: Path) -> None:
     await store.snapshot(tmp_path / "copy.db")
     assert read_keyring(tmp_path / "copy.db") == b"ring"
     await store.close()
+
+
+_CHANGING = """
+import os, sys
+from pathlib import Path
+from keycairn.store.sqlite import read_keyring, write_keyring
+
+path = Path(sys.argv[1])
+os.write(1, b"go")
+n = 0
+while True:
+    n += 1
+    write_keyring(path, b"%d" % n * 3000, replaces=read_keyring(path))
+"""
+
+
+def test_t080_a_kill_during_the_change_leaves_one_whole_keyring(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    write_keyring(path, b"0" * 3000)
+    draw = random.Random(80)
+    for _ in range(10):
+        run = subprocess.Popen([sys.executable, "-c", _CHANGING, str(path)], stdout=subprocess.PIPE)
+        assert run.stdout is not None
+        assert run.stdout.read(2) == b"go"
+        time.sleep(draw.uniform(0.005, 0.1))
+        run.kill()
+        run.communicate()
+        ring = read_keyring(path)
+        assert ring is not None
+        number = ring[: len(ring) // 3000]
+        assert ring == number * 3000
 
 
 # -- snapshots and copies

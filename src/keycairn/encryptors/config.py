@@ -85,13 +85,14 @@ def read_secret(
         folder = env.get("CREDENTIALS_DIRECTORY")
         if not folder or Path(config.secret_credential).name != config.secret_credential:
             raise _absent("there is no such systemd credential")
-        raw = _read_private(Path(folder) / config.secret_credential)
+        # systemd lets the service in by an access list, which shows as the group's right to read.
+        raw = _read_private(Path(folder) / config.secret_credential, forbidden=0o037)
     else:
         raw = _read_private(Path(given[0]))
     return SecretBytes(_key_bytes(raw) if config.kind == "keyfile" else _password(raw))
 
 
-def _read_private(path: Path) -> bytes:
+def _read_private(path: Path, *, forbidden: int = 0o077) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as exc:
@@ -101,7 +102,7 @@ def _read_private(path: Path) -> bytes:
     with os.fdopen(fd, "rb") as f:
         # The mode is that of the file which is read, not of what the name meant a moment ago.
         mode = stat.S_IMODE(os.fstat(f.fileno()).st_mode)
-        if mode & 0o077:
+        if mode & forbidden:
             raise KeycairnError(
                 Code.POLICY,
                 f"the secret file {path.name} has mode {mode:04o}: others may read or write it",

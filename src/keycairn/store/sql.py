@@ -411,9 +411,6 @@ class SqlStore:
         table = schema.batches
         where = [table.c.application == application, table.c.request_id == request_id]
         found = await self._read(lambda r: r.find(table, *where))
-        if not found:
-            # A damaged row may have lost the very columns that were asked for.
-            self._refuse_missing("batches")
         return codec.batch_from_row(found[0].require()) if found else None
 
     async def pending_batches(self) -> Sequence[Batch]:
