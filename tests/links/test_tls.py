@@ -270,6 +270,21 @@ async def test_t111_another_pinned_node_at_the_dialled_address(
         await net.start(1, peers={3: wrong})
         assert await net.links[1].wait_up([3], 1) == set()
         assert net.links[1].refused["E_AUTHN"] >= 1
+        assert "another key" in net.links[1].trouble[3]
+
+
+async def test_the_operator_is_told_why_a_peer_is_not_reached(
+    free_ports: Callable[..., int],
+) -> None:
+    async with nodes(free_ports, 1, 2, 3) as net:
+        await net.start(1)
+        await net.start(2, peers={3: PeerAddress(PUBLIC[3], "incoming")})
+        await asyncio.sleep(0.5)
+        assert "refused" in net.links[1].trouble[3]
+        assert "pinned" in net.links[1].trouble[2], net.links[1].trouble
+        await net.start(3)
+        assert await net.links[1].wait_up([3], 10) == {3}
+        assert 3 not in net.links[1].trouble
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import ssl
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -31,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from websockets.asyncio.client import connect
 from websockets.asyncio.connection import Connection as WebSocket
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, WebSocketException
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.links.connection import Connection
@@ -107,6 +108,18 @@ def split_listen(listen: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def _reason(error: Exception) -> str:
+    """What a failed attempt means for the operator."""
+    if isinstance(error, InvalidHandshake):
+        # In TLS 1.3 a server turns a client's certificate down after the client's own handshake.
+        return "it hangs up after TLS: is this node's public key pinned there?"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {(error.reason or 'no reason given').replace('_', ' ').lower()}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return type(error).__name__
+
+
 async def _within(event: asyncio.Event, seconds: float) -> None:
     """Wait for ``event``, at most ``seconds``. (Not ``wait_for``: in Python 3.11 it swallows a
     cancellation that comes in the same turn as the event.)"""
@@ -128,6 +141,7 @@ class TlsLink:
 
     Attributes:
         refused: how many connections were refused since the start, by error code.
+        trouble: why the last attempt to dial a peer failed, by index, for status and doctor.
     """
 
     def __init__(
@@ -151,6 +165,7 @@ class TlsLink:
             )
         self.index = index
         self.refused: Counter[str] = Counter()
+        self.trouble: dict[int, str] = {}
         self._peers = dict(peers)
         self._index_of = {p.public_key: i for i, p in peers.items()}
         self._address = split_listen(listen) if listen else None
@@ -296,9 +311,16 @@ class TlsLink:
                 return await self._serve(ws, peer, by_lower=self.index < peer)
         except ssl.SSLCertVerificationError as exc:
             self._count(Code.AUTHN, f"dialling player {peer}: {exc.verify_message}")
+            self._failed(peer, "it shows another key than the pinned one")
         except (OSError, WebSocketException, TimeoutError) as exc:
-            _log.debug("dialling player %d: %s", peer, type(exc).__name__)
+            self._failed(peer, _reason(exc))
         return False
+
+    def _failed(self, peer: int, why: str) -> None:
+        # Attempts go on for ever: only a new reason is news.
+        if self.trouble.get(peer) != why:
+            self.trouble[peer] = why
+            _log.warning("can't reach player %d: %s", peer, why)
 
     # -- one connection ------------------------------------------------------------------------
 
@@ -314,6 +336,7 @@ class TlsLink:
             self._drop(old)
             old.abort()
         self._live[peer] = connection
+        self.trouble.pop(peer, None)
         self._gone[peer].clear()
         self._came[peer].set()
         _log.info("player %d is up", peer)
