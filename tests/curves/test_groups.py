@@ -119,7 +119,7 @@ def test_the_identity_is_never_a_point(g: Group) -> None:
 def test_points_of_different_groups_are_never_equal_and_unknown_groups_are_refused() -> None:
     assert SECP256K1.base_mul(1) != ED25519.base_mul(1)
     assert len({SECP256K1.base_mul(1), SECP256K1.base_mul(1), ED25519.base_mul(1)}) == 2
-    for name in ("p256", "", "SECP256K1", "Ed25519"):
+    for name in ("p384", "P256", "", "SECP256K1", "Ed25519"):
         assert refused(group, name) is Code.MALFORMED
 
 

@@ -20,7 +20,11 @@ from keycairn.ers.statement import KeyStatement, chain_code_hash
 from keycairn.ers.verify import ExpectedKey
 from keycairn.ports.seeded import SeededRng
 
-SUITES = {"secp256k1": ("ecdsa", "dkls23"), "ed25519": ("schnorr", "frost-rfc9591")}
+SUITES = {
+    "secp256k1": ("ecdsa", "dkls23"),
+    "p256": ("ecdsa", "dkls23"),
+    "ed25519": ("schnorr", "frost-rfc9591"),
+}
 
 
 @dataclass(frozen=True)

@@ -21,5 +21,6 @@ def public_key_pem(curve: str, public_key: bytes) -> str:
     if curve == "ed25519":
         key = Ed25519PublicKey.from_public_bytes(public_key)
     else:
-        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), public_key)
+        named = ec.SECP256R1() if curve == "p256" else ec.SECP256K1()
+        key = ec.EllipticCurvePublicKey.from_encoded_point(named, public_key)
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")

@@ -15,6 +15,7 @@ from keycairn.encoding import SecretScalar, decode_hex, decode_json
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.ers.document import looks_like_document
 from keycairn.ers.recover import RecoveredKey
+from keycairn.ers.statement import CURVES
 
 FORMAT = "keycairn-recovered-key"
 VERSION = 1
@@ -177,7 +178,7 @@ def load_key(data: bytes) -> RecoveredKeyFile:
     value = decode_json(data, max_bytes=1 << 16)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise malformed("not a recovered key file of keycairn-recover")
-    if value.get("version") != VERSION or value.get("curve") not in GROUPS:
+    if value.get("version") != VERSION or value.get("curve") not in CURVES:
         raise malformed("a key file of a version or curve that is not known here")
     group = GROUPS[value["curve"]]
     public = decode_hex(value.get("public_key"), length=group.point_len, what="public_key")

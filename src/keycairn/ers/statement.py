@@ -13,6 +13,8 @@ from keycairn.ers.faults import as_invalid, invalid
 
 _CHAIN_CODE = tag("ers/chain-code")
 
+#: Curves of version 1 of the format (docs/ers-format.md), whatever else has a group by now.
+CURVES = ("secp256k1", "ed25519")
 HASH_LEN = 32
 MAX_INDEX = 255
 MAX_GENERATION = 1 << 53
@@ -79,7 +81,7 @@ class KeyStatement:
     @property
     def group(self) -> Group:
         """The curve's group; E_ERS_INVALID for a curve that this version does not know."""
-        if self.curve not in GROUPS:
+        if self.curve not in CURVES:
             raise invalid("context", "unknown curve", key=self.key_id)
         return GROUPS[self.curve]
 
