@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -30,6 +31,14 @@ RequestOption = Annotated[
 ]
 
 T = TypeVar("T")
+
+
+def whole(text: str | int) -> int:
+    """A whole number as people write it: ``3``; not ``3.0``, ``1e3`` or another script's digits."""
+    word = str(text)
+    if not re.fullmatch(r"-?[0-9]{1,18}", word):
+        raise typer.BadParameter(f"{word[:40]!r} is not a whole number")
+    return int(word)
 
 
 def group(name: str, text: str) -> typer.Typer:

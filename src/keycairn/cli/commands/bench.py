@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from keycairn.cli.options import command, group
+from keycairn.cli.options import command, group, whole
 from keycairn.cli.output import output
 from keycairn.errors import malformed
 
@@ -21,8 +21,10 @@ def register(app: typer.Typer) -> None:
         scheme: Annotated[
             str | None, typer.Option("--scheme", help="ecdsa or schnorr; default: both")
         ] = None,
-        signers: Annotated[int, typer.Option("--signers", help="t+1, 2 to 16")] = 2,
-        count: Annotated[int, typer.Option("--count", help="signatures, 1 to 10000")] = 20,
+        signers: Annotated[int, typer.Option("--signers", parser=whole, help="t+1, 2 to 16")] = 2,
+        count: Annotated[
+            int, typer.Option("--count", parser=whole, help="signatures, 1 to 10000")
+        ] = 20,
     ) -> None:
         """Time to sign per party, waiting not counted; ECDSA with its presigning, setups not."""
         from keycairn.cli.figures import SCHEMES, bench_sign, machine
@@ -40,7 +42,9 @@ def register(app: typer.Typer) -> None:
     def ers(
         keys: Annotated[str, typer.Option("--keys", help="batch sizes, like 1,100")] = "1,100",
         params: Annotated[str, typer.Option("--params")] = "balanced",
-        rsa_bits: Annotated[int, typer.Option("--rsa-bits", help="2048, 3072 or 4096")] = 3072,
+        rsa_bits: Annotated[
+            int, typer.Option("--rsa-bits", parser=whole, help="2048, 3072 or 4096")
+        ] = 3072,
         curve: Annotated[
             str | None, typer.Option("--curve", help="secp256k1 or ed25519; default: both")
         ] = None,

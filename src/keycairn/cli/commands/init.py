@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keycairn.cli.options import command
+from keycairn.cli.options import command, whole
 from keycairn.cli.output import output
 from keycairn.ports.system import SystemClock, SystemRng
 from keycairn.vault.policy import DEFAULT_REQUIRE, parse, warnings_for
@@ -19,12 +19,16 @@ def register(app: typer.Typer) -> None:
     @command(app, "init")
     def init(
         directory: Annotated[Path, typer.Argument(help="a directory that doesn't exist yet")],
-        nodes: Annotated[int, typer.Option("--nodes", help="how many nodes (n)")] = 3,
+        nodes: Annotated[int, typer.Option("--nodes", parser=whole, help="how many nodes (n)")] = 3,
         threshold: Annotated[
-            int, typer.Option("--threshold", help="how many may fall to an attacker (t)")
+            int,
+            typer.Option("--threshold", parser=whole, help="how many may fall to an attacker (t)"),
         ] = 1,
         base_port: Annotated[
-            int | None, typer.Option("--base-port", help="first of 3 ports a node; default: free")
+            int | None,
+            typer.Option(
+                "--base-port", parser=whole, help="first of 3 ports a node; default: free"
+            ),
         ] = None,
         policy: Annotated[
             str, typer.Option("--policy", help="when a key counts as backed up")

@@ -14,6 +14,7 @@ from keycairn.cli.options import (
     command,
     group,
     parse_nodes,
+    whole,
     with_vault,
 )
 from keycairn.cli.output import output
@@ -48,10 +49,12 @@ def register(app: typer.Typer) -> None:
     def create(
         scheme: Annotated[str, typer.Option("--scheme", help="ecdsa or schnorr")],
         curve: Annotated[str, typer.Option("--curve", help="secp256k1 or ed25519")],
-        count: Annotated[int, typer.Option("--count", help="how many, 1 to 1000")] = 1,
+        count: Annotated[
+            int, typer.Option("--count", parser=whole, help="how many, 1 to 1000")
+        ] = 1,
         variant: Annotated[str | None, typer.Option("--variant", help="bip340")] = None,
         threshold: Annotated[
-            int | None, typer.Option("--threshold", help="t; default: the vault's")
+            int | None, typer.Option("--threshold", parser=whole, help="t; default: the vault's")
         ] = None,
         request_id: RequestOption = None,
         nodes: NodesOption = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keycairn.cli.options import command, each_operator, group
+from keycairn.cli.options import command, each_operator, group, whole
 from keycairn.cli.output import output
 from keycairn.node.config import load_config
 
@@ -74,7 +74,7 @@ def register(app: typer.Typer) -> None:
             typer.Option("--public-key", help="the node's identity key as its peers pin it"),
         ] = None,
         player: Annotated[
-            int | None, typer.Option("--node", help="refuse bundles of other nodes")
+            int | None, typer.Option("--node", parser=whole, help="refuse bundles of other nodes")
         ] = None,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="check everything, write nothing")
