@@ -1,6 +1,8 @@
 """The vault client: agreement, aggregation, and that doubt never becomes an address."""
 
+import asyncio
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,27 @@ async def test_T081_reason_survives_hearsay(vault: Vault, nodes: dict[int, Node]
     assert (error.code, error.node, error.exit_code) == (Code.KEY_NOT_BACKED_UP, 2, 3)
     assert error.next == "do this"
     assert set(error.detail["nodes"]) == {"1", "2", "3"}
+
+
+async def test_one_refusal_ends_the_wait(vault: Vault, nodes: dict[int, Node]) -> None:
+    class Silent(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.method == "POST":
+                await asyncio.sleep(60)
+            return nodes[2].answer(request)
+
+    nodes[1].error = KeycairnError(Code.POLICY, "sign is not allowed here")
+    transports: dict[int, httpx.AsyncBaseTransport] = {
+        i: httpx.MockTransport(n.answer) for i, n in nodes.items()
+    }
+    transports[2] = Silent()
+    began = time.monotonic()
+    async with Vault(vault.profile, transports=transports) as slow:
+        with pytest.raises(KeycairnError) as caught:
+            await slow.sign("K1", message=b"m", nodes=[1, 2])
+    assert time.monotonic() - began < 10
+    assert caught.value.code is Code.POLICY
+    assert "not waited for" in caught.value.detail["nodes"]["2"]["message"]
 
 
 def test_combine_keeps_aborts_as_aborts() -> None:

@@ -41,6 +41,11 @@ def _rank(error: KeycairnError) -> tuple[int, int]:
     return (1, 0)
 
 
+def says_why(error: BaseException | None) -> bool:
+    """Whether a node refused for a reason of its own, not because it waited for others."""
+    return isinstance(error, KeycairnError) and _rank(error)[0] == 0
+
+
 def combine(errors: Mapping[int, KeycairnError], done: Sequence[int] = ()) -> KeycairnError:
     """One error out of several nodes' errors.
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from keycairn.client.agree import agreed, combine
+from keycairn.client.agree import agreed, combine, says_why
 from keycairn.client.merge import SAME_KEY, merge_coverage, merge_key
 from keycairn.client.node import NodeClient
 from keycairn.client.profile import VaultProfile, load_profile
@@ -25,7 +25,8 @@ from keycairn.ports import Rng
 from keycairn.ports.system import SystemRng
 
 T = TypeVar("T")
-_SHORT = 10.0
+#: Seconds for the other nodes' answers once one node has refused.
+_PATIENCE = 2.0
 #: Worth another attempt with a new session id: the nodes met at different moments, or one was
 #: starting. The request id makes sure that nothing is done twice.
 _AGAIN = frozenset({Code.PEER_TIMEOUT, Code.UNAVAILABLE, Code.SESSION_MISMATCH})
@@ -314,7 +315,7 @@ class Vault:
                 "request_id": request,
                 "players": list(players),
             }
-            answers, errors = await self._gather(players, _with(call, named))
+            answers, errors = await self._gather(players, _with(call, named), together=True)
             if not errors:
                 return answers
             error = combine(errors, sorted(answers))
@@ -335,20 +336,41 @@ class Vault:
         return answers, {i: _reason(e) for i, e in errors.items()}
 
     async def _gather(
-        self, players: Sequence[int], call: Callable[[NodeClient], Awaitable[T]]
+        self,
+        players: Sequence[int],
+        call: Callable[[NodeClient], Awaitable[T]],
+        *,
+        together: bool = False,
     ) -> tuple[dict[int, T], dict[int, KeycairnError]]:
-        results = await asyncio.gather(
-            *(call(self.nodes[i]) for i in players), return_exceptions=True
-        )
+        """Ask nodes at once. ``together``: all must succeed, so once one has refused for a reason
+        of its own, the others (who may wait for it until their time-out) get little time more."""
+        tasks = {i: asyncio.ensure_future(call(self.nodes[i])) for i in players}
+        waiting: set[asyncio.Future[T]] = set(tasks.values())
+        try:
+            while waiting:
+                refused = together and any(
+                    says_why(task.exception()) for task in tasks.values() if task.done()
+                )
+                done, waiting = await asyncio.wait(
+                    waiting,
+                    timeout=_PATIENCE if refused else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not done:
+                    break
+        finally:
+            for task in waiting:
+                task.cancel()
         answers: dict[int, T] = {}
         errors: dict[int, KeycairnError] = {}
-        for index, result in zip(players, results, strict=True):
-            if isinstance(result, KeycairnError):
-                errors[index] = result
-            elif isinstance(result, BaseException):
-                raise result
+        for index, task in tasks.items():
+            error = _not_waited_for(index) if task in waiting else task.exception()
+            if error is None:
+                answers[index] = task.result()
+            elif isinstance(error, KeycairnError):
+                errors[index] = error
             else:
-                answers[index] = result
+                raise error
         return answers, errors
 
     def _merged(
@@ -369,6 +391,12 @@ def _with(
     call: Callable[[NodeClient, Mapping[str, Any]], Awaitable[T]], body: Mapping[str, Any]
 ) -> Callable[[NodeClient], Awaitable[T]]:
     return lambda node: call(node, body)
+
+
+def _not_waited_for(node: int) -> KeycairnError:
+    return KeycairnError(
+        Code.PEER_TIMEOUT, "its answer was not waited for: another node had refused", node=node
+    )
 
 
 def _reason(error: KeycairnError) -> str:
