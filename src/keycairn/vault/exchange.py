@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -63,7 +63,7 @@ class Exchange:
         """Send a control message; dropped if the peer is down."""
         await self.link.send(peer, control.pack(message))
 
-    def spawn(self, work: Awaitable[None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run ``work`` in the background until :meth:`close`; its typed errors are not fatal."""
 
         async def guarded() -> None:
@@ -75,6 +75,8 @@ class Exchange:
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Cancelled before its first step, it would never be awaited.
+        task.add_done_callback(lambda _: work.close())
 
     # -- Receiver ----------------------------------------------------------------------------
 
