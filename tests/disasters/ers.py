@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+from keycairn.ers.rsa import load_rsa_public_key
 from system.local import LocalVault, keycairn
 
 
@@ -27,7 +27,7 @@ def register_recovery_key(vault: LocalVault, safe: Path) -> tuple[Path, Path]:
     Returns (private key file, public key file).
     """
     safe.mkdir(mode=0o700, parents=True, exist_ok=True)
-    private, public = safe / "recovery.pem", safe / "recovery.pub.pem"
+    private, public = safe / "recovery.pem", safe / "recovery.pem.pub"
     done = recover_tool("keygen", "--bits", "3072", "--out", str(private), "--json")
     assert done.returncode == 0, done.stderr
     for i in vault.players:
@@ -58,5 +58,6 @@ def register_recovery_key(vault: LocalVault, safe: Path) -> tuple[Path, Path]:
     return private, public
 
 
-def no_presignatures(status: dict[str, Any]) -> None:
-    assert status["presignatures"] == 0, status
+def spki(public: Path) -> bytes:
+    """The key file as the SDK takes it."""
+    return load_rsa_public_key(public.read_bytes()).spki

@@ -8,10 +8,10 @@ from typing import Any
 
 import coincurve
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from disasters.ers import recover_tool, register_recovery_key
-from system.local import LocalVault
 
+from disasters.ers import recover_tool, register_recovery_key, spki
 from keycairn.ports.system import SystemClock
+from system.local import LocalVault
 
 MESSAGE = b"signed with a key that came back"
 DIGEST = bytes(range(32))
@@ -29,8 +29,8 @@ async def test_all_nodes_are_lost_and_the_ers_document_brings_the_keys_back(
             *await client.create_keys("schnorr", "ed25519", count=2),
             *await client.create_keys("ecdsa", "secp256k1", count=2),
         ]
-        made = await client.create_document(
-            [k["key_id"] for k in keys], public.read_bytes(), label="disaster test"
+        made = await client.ers_create(
+            [k["key_id"] for k in keys], spki(public), label="disaster test"
         )
     # What outlives the company: document and public keys in one place, the RSA key in another.
     archive = tmp_path / "archive"
@@ -44,8 +44,13 @@ async def test_all_nodes_are_lost_and_the_ers_document_brings_the_keys_back(
     clock = SystemClock()
     began = clock.monotonic()
     done = recover_tool(
-        str(document), "--rsa-key", str(private), "--out", str(tmp_path / "recovered"),
-        "--allow-network", "--json",
+        str(document),
+        "--rsa-key",
+        str(private),
+        "--out",
+        str(tmp_path / "recovered"),
+        "--allow-network",
+        "--json",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     recovered = {r["key_id"]: r for r in json.loads(done.stdout)["recovered"]}
@@ -68,5 +73,13 @@ async def test_all_nodes_are_lost_and_the_ers_document_brings_the_keys_back(
             signed = recover_tool("sign", "--key", str(file), "--digest", DIGEST.hex(), "--json")
             assert signed.returncode == 0, signed.stdout
     seconds = clock.monotonic() - began
-    print(json.dumps({"scenario": 4, "keys_lost": 0, "presignatures_reused": 0,
-                      "seconds_to_first_signature": round(seconds, 2)}))
+    print(
+        json.dumps(
+            {
+                "scenario": 4,
+                "keys_lost": 0,
+                "presignatures_reused": 0,
+                "seconds_to_first_signature": round(seconds, 2),
+            }
+        )
+    )

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disasters.ers import register_recovery_key
-from system.local import LocalVault, keycairn
 
+from disasters.ers import register_recovery_key, spki
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports.system import SystemClock
+from system.local import LocalVault, keycairn
 
 MESSAGE = b"after the disaster"
 DIGEST = bytes(range(32))
@@ -37,7 +37,7 @@ async def test_one_nodes_disk_is_lost_and_its_bundle_brings_it_back(
         made = keycairn("backup", "create", "--vault", str(vault.profile))
         assert all(b["verified"] for b in made["bundles"]), made
         # A document made after the bundle: the restored node has to get it from its peers.
-        await client.create_document(ids[:2], public.read_bytes())
+        await client.ers_create(ids[:2], spki(public))
         spent = [(await client.sign(i, message=MESSAGE, nodes=[1, 2])) for i in ids[:3]]
         before = {i: (await client.show_key(i))["record_hash"] for i in ids}
 
@@ -48,9 +48,13 @@ async def test_one_nodes_disk_is_lost_and_its_bundle_brings_it_back(
         await client.sign(ids[3], digest=DIGEST, nodes=[1, 3])
 
         restored = keycairn(
-            "node", "restore", str(vault.newest_bundle(2)),
-            "--into", str(vault.node_directory(2)),
-            "--identity", str(vault.operator(2) / "backup-identity.age"),
+            "node",
+            "restore",
+            str(vault.newest_bundle(2)),
+            "--into",
+            str(vault.node_directory(2)),
+            "--identity",
+            str(vault.operator(2) / "backup-identity.age"),
         )
         assert restored["keys"] == len(ids)
         assert restored["presignatures"] == 0
@@ -75,5 +79,13 @@ async def test_one_nodes_disk_is_lost_and_its_bundle_brings_it_back(
         # The document that the bundle couldn't hold came back from a peer, verified again.
         status = await client.nodes[2].ers_status(ids[0])
         assert [k["status"] for k in status] == ["COMPLETE"]
-    print(json.dumps({"scenario": 1, "keys_lost": 0, "presignatures_reused": 0,
-                      "seconds_to_first_signature": round(seconds, 2)}))
+    print(
+        json.dumps(
+            {
+                "scenario": 1,
+                "keys_lost": 0,
+                "presignatures_reused": 0,
+                "seconds_to_first_signature": round(seconds, 2),
+            }
+        )
+    )

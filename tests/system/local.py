@@ -17,7 +17,8 @@ from typing import IO, Any
 
 import tomli_w
 
-from keycairn.client import Vault
+from keycairn.client import OperatorClient, Vault
+from keycairn.node.config import load_config
 
 START_SECONDS = 30.0
 
@@ -213,13 +214,13 @@ class LocalVault:
         """Wait until the given nodes say that they can finish a round with each other."""
         chosen = which or self.players
 
+        configs = [load_config(self.config(i), {}) for i in chosen]
+
         async def all_up() -> bool:
-            for i in chosen:
-                answer = await asyncio.to_thread(
-                    keycairn, "node", "peers", "--config", str(self.config(i)), check=False
-                )
-                up = {p["index"] for p in answer.get("peers", []) if p["up"]}
-                if not set(chosen) - {i} <= up:
+            for config in configs:
+                async with OperatorClient.of(config) as node:
+                    up = {p["index"] for p in await node.peers() if p["up"]}
+                if not set(chosen) - {config.index} <= up:
                     return False
             return True
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from disasters.ers import register_recovery_key
-from system.local import LocalVault
 
+from disasters.ers import register_recovery_key, spki
 from keycairn.client import Vault
 from keycairn.ports.system import SystemClock
+from system.local import LocalVault
 
 
 async def watch(url: str, stop: asyncio.Event) -> list[float]:
@@ -35,9 +35,7 @@ def p99(values: list[float]) -> float:
 
 async def measured(client: Vault, work: Any) -> list[float]:
     stop = asyncio.Event()
-    watching = [
-        asyncio.create_task(watch(n.url, stop)) for n in client.profile.nodes
-    ]
+    watching = [asyncio.create_task(watch(n.url, stop)) for n in client.profile.nodes]
     try:
         await work
     finally:
@@ -60,7 +58,7 @@ async def test_health_answers_within_100_ms_while_keys_are_made_and_proved(
             keys.extend(await client.create_keys("schnorr", "ed25519", count=100))
 
         async def prove() -> None:
-            await client.create_document([k["key_id"] for k in keys], public.read_bytes())
+            await client.ers_create([k["key_id"] for k in keys], spki(public))
 
         creating = await measured(client, create())
         proving = await measured(client, prove())
