@@ -7,6 +7,7 @@ that each node's user would make: the same body, the same session name, at the s
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,10 @@ _PATIENCE = 2.0
 #: Worth another attempt with a new session id: the nodes met at different moments, or one was
 #: starting. The request id makes sure that nothing is done twice.
 _AGAIN = frozenset({Code.PEER_TIMEOUT, Code.UNAVAILABLE, Code.SESSION_MISMATCH})
+
+
+#: Earlier attempts under one request id that a call looks past.
+_MAX_REPLAYS = 64
 
 
 class Vault:
@@ -187,10 +192,15 @@ class Vault:
             "presignature": presignature,
         }
         answers = await self._session(
-            players, body, lambda n, b: n.sign(key_id, b), request_id, attempts
+            players,
+            body,
+            lambda n, b: n.sign(key_id, b),
+            request_id,
+            attempts,
+            one_is_enough=True,
         )
         agreed(answers, ("signature", "public_key", "recovery_id"))
-        result: dict[str, Any] = answers[players[0]]
+        result: dict[str, Any] = answers[min(answers)]
         verify_signature(
             str(view["scheme"]),
             str(view["curve"]),
@@ -305,22 +315,34 @@ class Vault:
         call: Callable[[NodeClient, Mapping[str, Any]], Awaitable[T]],
         request_id: str | None,
         attempts: int,
+        *,
+        one_is_enough: bool = False,
     ) -> dict[int, T]:
-        """The same body to every player at once; all must succeed."""
+        """The same body to every player at once; all must succeed.
+
+        The session's name follows from the request id, so that equal requests that run at the
+        same time meet in one session. ``one_is_enough``: an answer proves itself (a signature
+        that verifies), whatever the other nodes say.
+        """
         request = request_id or self._name()
         full = {k: v for k, v in body.items() if v is not None}
-        for attempt in range(1, attempts + 1):
+        number = 0
+        while attempts > 0:
+            number += 1
             named = full | {
-                "session_id": self._name(),
+                "session_id": _session_name(request, number),
                 "request_id": request,
                 "players": list(players),
             }
             answers, errors = await self._gather(players, _with(call, named), together=True)
-            if not errors:
+            if not errors or (answers and one_is_enough):
                 return answers
             error = combine(errors, sorted(answers))
             error.detail["request_id"] = request
-            if error.code not in _AGAIN or attempt == attempts:
+            if error.code is Code.SESSION_REPLAY and number < _MAX_REPLAYS:
+                continue  # an earlier call with this request id used the name
+            attempts -= 1
+            if error.code not in _AGAIN or not attempts:
                 if answers:
                     error.next = error.next or f"repeat the command with --request-id {request}"
                 raise error
@@ -385,6 +407,10 @@ class Vault:
 
     def _name(self) -> str:
         return self._rng.bytes(16).hex()
+
+
+def _session_name(request_id: str, number: int) -> str:
+    return hashlib.sha256(f"{request_id}/{number}".encode()).hexdigest()
 
 
 def _with(

@@ -91,8 +91,8 @@ async def run(spec: SessionSpec, factory: Factory[R], env: Environment) -> R:
         raise
     finally:
         env.router.close(spec.route)
-    if not isinstance(error, PeerAborted):
-        await runner.notify(error.code)
+    # Also when a peer ended it: that peer may have told nobody but us.
+    await runner.notify(error.code)
     raise error
 
 
@@ -110,6 +110,7 @@ class _Runner:
         self.peers = peers
         self.box = box
         self.waiting: set[int] = set(peers)
+        self.durable: list[str] = []
 
     # -- the whole run ---------------------------------------------------------------------
 
@@ -139,6 +140,7 @@ class _Runner:
     async def _durable(self, step: Durable) -> None:
         self.env.crash(f"{step.what}:before")
         await self.env.journal.commit(step.what, step.record)
+        self.durable.append(step.what)
         self.env.crash(f"{step.what}:after")
 
     # -- handshake -------------------------------------------------------------------------
@@ -352,34 +354,37 @@ class _Runner:
         return Abort(
             Code.PEER_TIMEOUT,
             f"no message from player {names}: {why}",
-            not_lost="Nothing was signed or created here; keys and shares are unchanged.",
+            not_lost=self._not_lost(),
             next="keycairn vault status DIR, then repeat the request with live nodes",
             detail={"waiting_for": late, "step": self.box.step},
         )
 
+    def _not_lost(self) -> str:
+        if "spend" in self.durable:
+            return "The key is safe and the nonce is spent; a silent player may hold the signature."
+        if "keygen/pending" in self.durable:
+            return "This node keeps its shares of the new keys; they are pending."
+        return "Nothing was signed or created here; keys and shares are unchanged."
+
     async def notify(self, code: Code) -> None:
         """Tell the peers that this player is out; best effort, never raises."""
-        body = wire.encode(session.AbortNotice(code.value))
+        notice = abort_frame(self.spec.route, self.box.sid, self.box.step, code)
         for peer in self.peers:
-            frame = Frame(
-                session.WIRE_VERSION,
-                self.spec.route,
-                self.box.sid,
-                self.box.step,
-                session.ABORT,
-                body,
-                b"",
-            )
             try:
-                await asyncio.wait_for(
-                    self.env.link.send(peer, SESSION_FRAME + wire.encode(frame)), 1.0
-                )
+                await asyncio.wait_for(self.env.link.send(peer, notice), 1.0)
             except (TimeoutError, KeycairnError):
                 continue
 
 
 #: First byte of a link frame that belongs to a session; other bytes are for other floors.
 SESSION_FRAME = b"S"
+
+
+def abort_frame(route: bytes, sid: bytes, step: int, code: Code) -> bytes:
+    """A link frame that tells a peer that this player ends, or won't begin, a session."""
+    body = wire.encode(session.AbortNotice(code.value))
+    frame = Frame(session.WIRE_VERSION, route, sid, step, session.ABORT, body, b"")
+    return SESSION_FRAME + wire.encode(frame)
 
 
 def _advance(generator: Any, answer: Any) -> Any:

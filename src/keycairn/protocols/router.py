@@ -171,6 +171,15 @@ class Router:
                 box.put(peer, frame)
         return box
 
+    def refuse(self, route: bytes) -> bool:
+        """Use up a name without a session; False if it was used before."""
+        if route in self._used:
+            return False
+        self._used[route] = None
+        for early in self._early.values():
+            early.pop(route, None)
+        return True
+
     def close(self, route: bytes) -> None:
         """Forget the session; late frames are dropped from here on."""
         self._open.pop(route, None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from keycairn import __version__
-from keycairn.errors import Code, KeycairnError
+from keycairn.errors import Abort, Code, KeycairnError
 from keycairn.ports import Clock, Rng
 from keycairn.protocols.dkls23 import session as dkls23_session
 from keycairn.protocols.link import Link
@@ -21,6 +21,7 @@ from keycairn.vault.api import (
     ErsKeyView,
     Identity,
     KeyView,
+    SessionNames,
     Sign,
     Signature,
     VaultParameters,
@@ -35,6 +36,8 @@ from keycairn.vault.sessions import Sessions
 from keycairn.vault.setups import SetupBook
 from keycairn.vault.signer import IdentitySigner
 from keycairn.vault.signing import Signing, SigningJournal
+
+T = TypeVar("T")
 
 #: Threads for protocol steps. The work holds the interpreter lock most of the time; a few
 #: threads let sessions interleave, more would only add switching.
@@ -177,10 +180,19 @@ class NodeService:
         made.created_at_us = self._clock.now_us()
         return made
 
+    async def _answer(self, names: SessionNames, work: Awaitable[T]) -> T:
+        """Do ``work``; if this node refuses, the other players hear it at once."""
+        try:
+            return await work
+        except KeycairnError as exc:
+            if not isinstance(exc, Abort):
+                await self._sessions.decline(names, exc.code)
+            raise
+
     # -- applications ------------------------------------------------------------------------
 
     async def create_keys(self, application: str, request: CreateKeys) -> Sequence[KeyView]:
-        return await self._keys.create(application, request)
+        return await self._answer(request.names, self._keys.create(application, request))
 
     async def list_keys(self, application: str, after: str, limit: int) -> Sequence[KeyView]:
         return await self._keys.list(application, after, limit)
@@ -191,10 +203,10 @@ class NodeService:
         return await self._keys.view(await self._keys.of(application, key_id))
 
     async def sign(self, application: str, request: Sign) -> Signature:
-        return await self._signing.sign(application, request)
+        return await self._answer(request.names, self._signing.sign(application, request))
 
     async def create_document(self, application: str, request: CreateDocument) -> DocumentResult:
-        return await self._documents.create(application, request)
+        return await self._answer(request.names, self._documents.create(application, request))
 
     async def ers_status(self, application: str, key_id: str | None) -> Sequence[dict[str, Any]]:
         if key_id is not None:

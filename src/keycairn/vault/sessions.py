@@ -12,11 +12,11 @@ from typing import Any, TypeVar, cast
 
 from keycairn.errors import Abort, Certainty, Code, KeycairnError
 from keycairn.ports import Clock, Rng
-from keycairn.protocols.driver import Environment, Journal, run
+from keycairn.protocols.driver import Environment, Journal, abort_frame, run
 from keycairn.protocols.form import Factory, Signer
 from keycairn.protocols.link import Link
 from keycairn.protocols.router import Router
-from keycairn.protocols.session import SessionSpec
+from keycairn.protocols.session import SessionSpec, route_of
 from keycairn.vault.api import SessionNames, VaultParameters
 from keycairn.vault.ports import BanRow, Store
 
@@ -183,6 +183,21 @@ class Sessions:
         finally:
             self._public -= public
             del self._running[run_id]
+
+    async def decline(self, names: SessionNames, code: Code) -> None:
+        """Tell the other players that this node won't take part, so that they needn't wait.
+
+        Only for a session that never ran here; best effort, the reason is the code alone.
+        """
+        known = isinstance(names.session_id, str) and _NAME.match(names.session_id)
+        if not known:
+            return
+        route = route_of(self._params.vault_id, names.session_id)
+        if not self._router.refuse(route):
+            return
+        for peer in self._params.players:
+            if peer in names.players and peer != self._params.index:
+                await self._link.send(peer, abort_frame(route, b"", 0, code))
 
     async def drain(self, seconds: float) -> None:
         """Wait until no session runs, at most ``seconds``."""
