@@ -88,7 +88,7 @@ class Presence:
                 receiver.down(peer)
         # A bug behind the port must not cost the connections of other sessions.
         except Exception:
-            _log.exception("receiver failed in %s of peer %d", what, peer)
+            _log.exception("receiver failed", extra={"peer": peer, "kind": what})
 
 
 def check_frame(peers: frozenset[int], peer: int, data: bytes) -> None:

@@ -320,7 +320,7 @@ class TlsLink:
         # Attempts go on for ever: only a new reason is news.
         if self.trouble.get(peer) != why:
             self.trouble[peer] = why
-            _log.warning("can't reach player %d: %s", peer, why)
+            _log.warning("can't reach peer", extra={"peer": peer, "why": why})
 
     # -- one connection ------------------------------------------------------------------------
 
@@ -339,7 +339,7 @@ class TlsLink:
         self.trouble.pop(peer, None)
         self._gone[peer].clear()
         self._came[peer].set()
-        _log.info("player %d is up", peer)
+        _log.info("peer is up", extra={"peer": peer})
         self._presence.set_up(peer)
         try:
             await connection.run(self._deliver, lambda: self._count(Code.MALFORMED, "junk frame"))
@@ -357,7 +357,7 @@ class TlsLink:
             del self._live[peer]
             self._came[peer].clear()
             self._gone[peer].set()
-            _log.info("player %d is down", peer)
+            _log.info("peer is down", extra={"peer": peer})
             self._presence.set_down(peer)
 
     def _deliver(self, connection: Connection, data: bytes) -> None:
@@ -399,4 +399,4 @@ class TlsLink:
         # A peer that repeats itself for ever must not fill the log: powers of two are enough.
         times = self.refused[code.value]
         if times & (times - 1) == 0:
-            _log.warning("link: %s: %s (%d times)", code.value, why, times)
+            _log.warning("link refused", extra={"code": code.value, "why": why, "count": times})

@@ -122,7 +122,7 @@ class Exchange:
             except Exception:
                 # Nor may a fault of ours: without this task the peer would be unheard for good.
                 self.dropped += 1
-                _log.exception("control message of peer %d", peer.index)
+                _log.exception("control message failed", extra={"peer": peer.index})
 
     async def close(self) -> None:
         """Stop all background work."""
