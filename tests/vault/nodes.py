@@ -187,19 +187,20 @@ class Vault:
         return route_of(VAULT, session_id)
 
     @asynccontextmanager
-    async def held(self, session_id: str, step: int = 2, frames: int = 2) -> AsyncIterator[None]:
-        """Inside, the session ``session_id`` is held up: ``frames`` frames of ``step`` wait."""
+    async def held(self, *sessions: str, step: int = 2, frames: int = 2) -> AsyncIterator[None]:
+        """Inside, the sessions are held up: ``frames`` frames of ``step`` of each wait."""
+        routes = {self.route(s) for s in sessions}
         waiting: list[Copy] = []
         before = self.change
 
         def hold(copy: Copy) -> Iterable[Frame] | None:
-            if copy.frame.route == self.route(session_id) and copy.frame.step == step:
+            if copy.frame.route in routes and copy.frame.step == step:
                 waiting.append(copy)
                 return []
             return before(copy)
 
         async def all_here() -> bool:
-            return len(waiting) >= frames
+            return all(sum(c.frame.route == route for c in waiting) >= frames for route in routes)
 
         self.change = hold
         await eventually(all_here)
