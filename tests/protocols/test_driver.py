@@ -358,7 +358,7 @@ async def test_t022_10_000_frames_of_the_future_fill_no_memory_and_stop_nobody()
         if c.sender == 3 and c.receiver == 1 and c.at(COMMIT, BROADCAST):
             for n in range(10_000):
                 box = world[1].router._open[c.frame.route]
-                box.put(3, c.but(step=COMMIT + 2 + n, kind=n % 9, body=bytes(1000)))
+                box.put(3, c.but(step=COMMIT + n // 2, kind=DIRECT, body=bytes(1000)))
                 largest = max(largest, len(box.slots))
 
     world.frames(flood)
