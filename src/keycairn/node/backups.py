@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from keycairn.backup.create import BundleInputs, create_bundle
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.config import NodeConfig
+from keycairn.node.logs import logger
 from keycairn.node.views import bundle_json
 from keycairn.ports import Clock, Rng
 from keycairn.vault.api import Identity
 from keycairn.vault.ports import BundleRow, Store
+
+_AGAIN = "keycairn backup create --config node.toml"
 
 
 class NodeBackups:
@@ -84,6 +89,31 @@ class NodeBackups:
             return ()  # The secret may be kept away while the node runs.
         return tuple(SecretBytes(form) for form in {raw, raw.strip()} if form)
 
+    async def check_receipts(self) -> list[str]:
+        """Drop the receipts of stored bundles that are gone or are not what was written.
+
+        A receipt is evidence for the backup policy, and a bundle that isn't there protects
+        nothing. A target that can't be looked at right now proves nothing either way: its
+        receipts stay. Returns the locations that no longer count.
+        """
+        lost: list[str] = []
+        for row in await self._store.bundles():
+            path = Path(row.location)
+            if not await asyncio.to_thread(path.parent.is_dir):
+                continue
+            if await asyncio.to_thread(_still_there, path, row):
+                continue
+            lost.append(row.location)
+            await self._store.delete_bundle(row.sha256)
+        return lost
+
+    async def watch(self, seconds: float = 3600.0) -> None:
+        """Check the receipts now and then for as long as the node runs."""
+        while True:
+            for location in await self.check_receipts():
+                logger().warning("finding", finding="bundle lost", where=location, next=_AGAIN)
+            await asyncio.sleep(seconds)
+
     async def list(self) -> Sequence[BundleRow]:
         """Receipts, newest first."""
         return sorted(await self._store.bundles(), key=lambda r: r.created_us, reverse=True)
@@ -91,6 +121,19 @@ class NodeBackups:
     async def receipts(self) -> Sequence[dict[str, Any]]:
         """Receipts without places, for applications."""
         return [bundle_json(row, operator=False) for row in await self.list()]
+
+
+def _still_there(path: Path, row: BundleRow) -> bool:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # can't tell
+    return digest.hexdigest() == row.sha256
 
 
 def _make_directory(target: Any) -> None:

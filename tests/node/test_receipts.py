@@ -1,0 +1,62 @@
+"""A receipt is evidence only while the stored bundle is what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keycairn.cli.layout import check_plan, create_vault
+from keycairn.client import OperatorClient
+from keycairn.node.config import NodeConfig, load_config
+from keycairn.node.daemon import serve_node
+from keycairn.ports.system import SystemClock, SystemRng
+
+CLOCK, RNG = SystemClock(), SystemRng()
+
+
+@pytest.fixture
+def config(tmp_path: Path, free_ports: Callable[[int], int]) -> NodeConfig:
+    plan = check_plan(tmp_path / "v", 2, 1, free_ports(6), "ers or node_backup")
+    create_vault(plan, CLOCK, RNG)
+    return load_config(plan.directory / "node1" / "node.toml", {})
+
+
+async def bundles(config: NodeConfig) -> list[str]:
+    async with OperatorClient.of(config) as operator:
+        return [b["sha256"] for b in await operator.backups()]
+
+
+@pytest.mark.parametrize("harm", ["deleted", "flipped", "truncated"])
+async def test_a_bundle_that_is_gone_or_changed_stops_counting_at_the_next_look(
+    config: NodeConfig, harm: str
+) -> None:
+    async with serve_node(config, CLOCK, RNG, lambda: None):
+        async with OperatorClient.of(config) as operator:
+            kept = await operator.backup_create()
+            lost = await operator.backup_create()
+        assert set(await bundles(config)) == {kept["sha256"], lost["sha256"]}
+    path = Path(lost["bundle"])
+    if harm == "deleted":
+        path.unlink()
+    else:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data if harm == "flipped" else data[:-1])
+    async with serve_node(config, CLOCK, RNG, lambda: None):
+        for _ in range(200):
+            if await bundles(config) == [kept["sha256"]]:
+                return
+        pytest.fail("the damaged bundle still counts")
+
+
+async def test_a_target_that_is_not_mounted_proves_nothing_either_way(config: NodeConfig) -> None:
+    async with serve_node(config, CLOCK, RNG, lambda: None):
+        async with OperatorClient.of(config) as operator:
+            made = await operator.backup_create()
+    target = Path(made["bundle"]).parent
+    target.rename(target.with_name("elsewhere"))
+    async with serve_node(config, CLOCK, RNG, lambda: None):
+        for _ in range(20):
+            assert await bundles(config) == [made["sha256"]]
