@@ -52,9 +52,11 @@ async def test_a_bundle_that_is_gone_or_changed_stops_counting_at_the_next_look(
 
 
 async def test_a_target_that_is_not_mounted_proves_nothing_either_way(config: NodeConfig) -> None:
-    async with serve_node(config, CLOCK, RNG, lambda: None):
-        async with OperatorClient.of(config) as operator:
-            made = await operator.backup_create()
+    async with (
+        serve_node(config, CLOCK, RNG, lambda: None),
+        OperatorClient.of(config) as operator,
+    ):
+        made = await operator.backup_create()
     target = Path(made["bundle"]).parent
     target.rename(target.with_name("elsewhere"))
     async with serve_node(config, CLOCK, RNG, lambda: None):
