@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pkgutil
 import random
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import keycairn
 from keycairn.curves import SECP256K1
-from keycairn.encoding import digest, encode, to_scalar, xof
+from keycairn.encoding import digest, encode, field, header, to_scalar, xof
 from keycairn.encoding.transcript import Tag, registered_tags, tag
 
 TAG = Tag("test/transcript", 1)  # not registered: a test's tag is no part of the program
@@ -157,3 +158,18 @@ def test_every_module_of_keycairn_registers_its_tags_and_none_twice() -> None:
     for bad in ("", "é", "a\n"):
         with pytest.raises(ValueError, match="ASCII"):
             tag(bad)
+
+
+def test_header_and_fields_are_what_encode_joins() -> None:
+    """Loops that hash many tuples put the pieces together themselves."""
+    fields = [b"", b"x" * 5000, "é", 7, [b"a", None], True, bytearray(b"x" * 5000)]
+    whole = header(TAG, len(fields)) + b"".join(field(f) for f in fields)
+    assert whole == encode(TAG, *fields)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 4097, 100_000])
+def test_hashes_are_over_the_encoding_whatever_the_length(size: int) -> None:
+    """Long strings are hashed without joining them; the hash must not tell."""
+    fields = [7, b"a" * size, "t", b"b" * size]
+    assert digest(TAG, *fields) == hashlib.sha256(encode(TAG, *fields)).digest()
+    assert xof(99, TAG, *fields) == hashlib.shake_128(encode(TAG, *fields)).digest(99)

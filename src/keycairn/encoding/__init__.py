@@ -8,7 +8,17 @@ from keycairn.encoding.strict import (
     decode_hex,
     decode_json,
 )
-from keycairn.encoding.transcript import Field, Tag, digest, encode, tag, to_scalar, xof
+from keycairn.encoding.transcript import (
+    Field,
+    Tag,
+    digest,
+    encode,
+    field,
+    header,
+    tag,
+    to_scalar,
+    xof,
+)
 
 __all__ = [
     "Field",
@@ -23,6 +33,8 @@ __all__ = [
     "decode_json",
     "digest",
     "encode",
+    "field",
+    "header",
     "tag",
     "to_scalar",
     "xof",

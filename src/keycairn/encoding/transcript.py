@@ -16,11 +16,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cached_property
+from typing import Any, TypeAlias
 
 Field: TypeAlias = "bytes | bytearray | memoryview | str | int | bool | Sequence[Field] | None"
 
 _MAGIC = b"KCT1"
+_LONG = 4096
 _REGISTRY: dict[str, Tag] = {}
 
 
@@ -31,7 +33,7 @@ class Tag:
     name: str
     version: int
 
-    @property
+    @cached_property
     def prefix(self) -> bytes:
         """The bytes that start every encoding under this tag."""
         raw = self.name.encode("ascii")
@@ -58,7 +60,10 @@ def registered_tags() -> dict[str, Tag]:
     return dict(_REGISTRY)
 
 
-def _field(value: Field) -> bytes:
+def field(value: Field) -> bytes:
+    """The encoding of one field: type, length, content."""
+    if type(value) is bytes:  # Most are.
+        return b"b" + len(value).to_bytes(8, "big") + value
     # bool first: it is a subclass of int.
     if value is True:
         return b"t" + bytes(8)
@@ -78,24 +83,47 @@ def _field(value: Field) -> bytes:
         raw = value.to_bytes((value.bit_length() + 7) // 8, "big")
         return b"i" + len(raw).to_bytes(8, "big") + raw
     if isinstance(value, Sequence):
-        raw = len(value).to_bytes(8, "big") + b"".join([_field(v) for v in value])
+        raw = len(value).to_bytes(8, "big") + b"".join([field(v) for v in value])
         return b"l" + len(raw).to_bytes(8, "big") + raw
     raise TypeError(f"{type(value).__name__} has no transcript encoding")
 
 
+def header(t: Tag, count: int) -> bytes:
+    """What an encoding of ``count`` fields starts with; the fields follow one by one.
+
+    For loops that hash many tuples with a common beginning: ``encode(t, *fields)`` is
+    ``header(t, len(fields))`` and then ``field(f)`` of each.
+    """
+    return t.prefix + count.to_bytes(8, "big")
+
+
 def encode(t: Tag, *fields: Field) -> bytes:
     """Injective encoding of ``fields`` under tag ``t``."""
-    return t.prefix + len(fields).to_bytes(8, "big") + b"".join([_field(f) for f in fields])
+    return header(t, len(fields)) + b"".join([field(f) for f in fields])
 
 
 def digest(t: Tag, *fields: Field) -> bytes:
     """``H(tag, …)``: SHA-256 over :func:`encode` (32 bytes)."""
-    return hashlib.sha256(encode(t, *fields)).digest()
+    h = hashlib.sha256(header(t, len(fields)))
+    _absorb(h, fields)
+    return h.digest()
 
 
 def xof(n: int, t: Tag, *fields: Field) -> bytes:
     """``X_n(tag, …)``: ``n`` bytes of SHAKE128 over :func:`encode`."""
-    return hashlib.shake_128(encode(t, *fields)).digest(n)
+    h = hashlib.shake_128(header(t, len(fields)))
+    _absorb(h, fields)
+    return h.digest(n)
+
+
+def _absorb(h: Any, fields: Sequence[Field]) -> None:
+    """Hash the fields as :func:`encode` has them, long byte strings without copying them."""
+    for value in fields:
+        if type(value) is bytes and len(value) > _LONG:
+            h.update(b"b" + len(value).to_bytes(8, "big"))
+            h.update(value)
+        else:
+            h.update(field(value))
 
 
 def to_scalar(q: int, t: Tag, *fields: Field) -> int:
