@@ -2,6 +2,13 @@
 
 ``g_j`` comes from a hash of the curve's name and j alone, so no party ever chooses it. Bob's
 multiplicand is ``Σ_j β_j·g_j`` of his choice bits β (DKLs18/23 encode a scalar as random bits).
+
+The inner products are two exact float64 matrix products:
+
+1. 16-bit digits of the numbers by 28-bit limbs of the gadget. A product is below 2^44, a sum of
+   416 of them below 2^53, up to which float64 is exact.
+2. Those sums again in 16-bit digits, by ``2^(16t + 28s + 16p) mod q`` in balanced 28-bit limbs
+   (at most 2^27 in size): 960 products below 2^43, a sum below 2^53.
 """
 
 from __future__ import annotations
@@ -14,16 +21,16 @@ from numpy.typing import NDArray
 
 from keycairn.curves import Group
 from keycairn.encoding import tag, to_scalar
+from keycairn.protocols.dkls23 import u384
 from keycairn.protocols.dkls23.parameters import XI
-from keycairn.protocols.dkls23.u384 import U384
+from keycairn.protocols.dkls23.u384 import DIGITS, U384
 
 _GADGET = tag("gadget")
 
-# Inner products are float64 matrix products of 16-bit limbs. A product of two limbs is below
-# 2^32, a sum of 416 of them below 2^41, and float64 is exact up to 2^53.
-_LIMB_BITS: Final = 16
-_SCALAR_LIMBS: Final = 256 // _LIMB_BITS
-_MASK_LIMBS: Final = 384 // _LIMB_BITS
+_BITS: Final = 28
+_LIMBS: Final = 10
+#: 16-bit digits of a sum below 2^53.
+_PARTS: Final = 4
 
 
 @cache
@@ -34,31 +41,58 @@ def vector(group: Group) -> tuple[int, ...]:
 
 @cache
 def _limbs(group: Group) -> NDArray[np.float64]:
-    """(16, 416): limb s of g_j at [s, j]."""
-    raw = b"".join(g.to_bytes(32, "little") for g in vector(group))
-    limbs = np.frombuffer(raw, np.dtype("<u2")).reshape(XI, _SCALAR_LIMBS)
-    return np.ascontiguousarray(limbs.T.astype(np.float64))
+    """(416, 10): limb s of g_j at [j, s]."""
+    rows = [[(g >> (_BITS * s)) % (1 << _BITS) for s in range(_LIMBS)] for g in vector(group)]
+    return np.array(rows, np.float64)
 
 
-def _from_digits(digits: NDArray[np.int64], q: int) -> list[int]:
-    """Rows of (not normalised) base-2^16 digits to integers mod q."""
+@cache
+def _reduction(group: Group) -> NDArray[np.float64]:
+    """(960, 10): limbs of ``2^(16t + 28s + 16p) mod q``; rows in the order (t, s, p)."""
+    exponents = [
+        16 * t + _BITS * s + 16 * p
+        for t in range(DIGITS)
+        for s in range(_LIMBS)
+        for p in range(_PARTS)
+    ]
+    return np.array([_balanced(pow(2, e, group.q), group.q) for e in exponents], np.float64)
+
+
+def _balanced(value: int, q: int) -> list[int]:
+    """Limbs of the representative of ``value`` in (-q/2, q/2)."""
+    half = 1 << (_BITS - 1)
+    if value > q // 2:
+        value -= q
+    out = []
+    for _ in range(_LIMBS):
+        limb = (value + half) % (2 * half) - half
+        out.append(limb)
+        value = (value - limb) >> _BITS
+    return out
+
+
+def _from_limbs(limbs: NDArray[np.float64], q: int) -> list[int]:
+    """Rows of (not normalised) base-2^28 limbs to integers mod q."""
     return [
-        sum(digit << (_LIMB_BITS * k) for k, digit in enumerate(row)) % q for row in digits.tolist()
+        sum(limb << (_BITS * k) for k, limb in enumerate(row)) % q
+        for row in limbs.astype(np.int64).tolist()
     ]
 
 
 def encode_choices(group: Group, choices: NDArray[np.uint8]) -> list[int]:
     """``Σ_j β_{s,j}·g_j mod q`` for every slot; ``choices`` is (416·slots,) of 0 and 1."""
-    digits = choices.reshape(-1, XI).astype(np.float64) @ _limbs(group).T
-    return _from_digits(digits.astype(np.int64), group.q)
+    return _from_limbs(choices.reshape(-1, XI).astype(np.float64) @ _limbs(group), group.q)
 
 
 def inner_products(group: Group, values: U384) -> list[int]:
     """``Σ_j g_j·values[s, j] mod q`` for every slot s; ``values`` is (slots, 416, 6)."""
-    raw = np.ascontiguousarray(values.astype(np.dtype("<u8")))
-    limbs = raw.view(np.dtype("<u2")).astype(np.float64)  # (slots, 416, 24)
-    products = np.matmul(_limbs(group), limbs).astype(np.int64)  # (slots, 16, 24)
-    digits = np.zeros((len(values), _SCALAR_LIMBS + _MASK_LIMBS - 1), np.int64)
-    for s in range(_SCALAR_LIMBS):
-        digits[:, s : s + _MASK_LIMBS] += products[:, s]
-    return _from_digits(digits, group.q)
+    return products(group, u384.digits(values[:, :, None, :])[0])
+
+
+def products(group: Group, digits: NDArray[np.float64]) -> list[int]:
+    """:func:`inner_products` of numbers that were split before: ``digits`` is (24, slots, 416)."""
+    slots = digits.shape[1]
+    # A product for every slot, small enough for OpenBLAS to stay on one thread.
+    sums = np.matmul(digits.transpose(1, 0, 2), _limbs(group)).astype(np.dtype("<i8"))
+    parts = sums.view(np.dtype("<u2"))  # (slots, 24, 10 · 4)
+    return _from_limbs(parts.reshape(slots, -1).astype(np.float64) @ _reduction(group), group.q)

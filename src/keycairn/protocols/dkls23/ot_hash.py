@@ -24,6 +24,7 @@ from keycairn.protocols.dkls23.ote import Lane
 from keycairn.protocols.dkls23.parameters import COLUMNS, MASK_LEN
 
 _BLOCKS: Final = COLUMNS * MASK_LEN // 16  # 9
+_WORD: Final = np.dtype("<u8")
 _KEY = tag("ote/hashkey")
 
 
@@ -35,16 +36,25 @@ class OtHash:
         # ECB is the bare permutation here: every block is its own input to the hash.
         self._aes = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305
 
-    def _permute(self, blocks: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        out = self._aes.encryptor().update(blocks.tobytes())
-        return np.frombuffer(out, np.dtype("<u8")).reshape(blocks.shape)
-
     def __call__(self, columns: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Hash column C = 0 … n-1 of an (n, 16) array; gives (n, 3, 48): the masks' bytes."""
+        """Hash column C = 0 … n-1 of an (n, 16) array; gives (n, 9, 16): the masks' bytes.
+
+        In memory block b of all columns is contiguous: so each step is a pass over whole arrays.
+        """
         n = len(columns)
-        inner = self._permute(np.ascontiguousarray(columns).view(np.dtype("<u8")))
-        tweak = np.empty((n, _BLOCKS, 2), np.dtype("<u8"))
-        tweak[:, :, 0] = np.arange(n)[:, None]
-        tweak[:, :, 1] = np.arange(_BLOCKS)
-        outer = self._permute(tweak ^ inner[:, None, :]) ^ inner[:, None, :]
-        return outer.view(np.uint8).reshape(n, COLUMNS, MASK_LEN)
+        inner = self._permute(np.ascontiguousarray(columns).view(_WORD).reshape(n, 2))
+        # One buffer holds y' ⊕ (C ‖ b) and then its permutation.
+        tweaked = np.empty((_BLOCKS, n, 2), _WORD)
+        tweaked[...] = inner
+        tweaked[:, :, 0] ^= np.arange(n, dtype=_WORD)
+        tweaked[:, :, 1] ^= np.arange(_BLOCKS, dtype=_WORD)[:, None]
+        outer = self._permute(tweaked)
+        outer ^= inner
+        return outer.view(np.uint8).transpose(1, 0, 2)
+
+    def _permute(self, blocks: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """AES_K of every block, in one call; the result is a new array."""
+        size = blocks.nbytes
+        out = np.empty(size + 15, np.uint8)  # update_into asks for room of a block less one byte
+        self._aes.encryptor().update_into(blocks.reshape(-1).view(np.uint8).data, out.data)
+        return out[:size].view(_WORD).reshape(blocks.shape)

@@ -23,13 +23,14 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import shake_128
 from typing import TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from keycairn.encoding import digest, encode, tag, xof
+from keycairn.encoding import digest, encode, field, header, tag, xof
 from keycairn.ports import Rng
 from keycairn.protocols.dkls23.parameters import CHECK_LEN, ROWS, XI, choice_len, row_len
 
@@ -42,6 +43,14 @@ _CHI = tag("ote/chi")
 _MESSAGE = tag("ote/msg")
 
 _NONCE = bytes(12)
+#: How a row's number and key length are encoded, between vid and the key.
+_ROW_FIELDS = [field(i) + field(bytes(16))[:-16] for i in range(ROWS)]
+#: Transposition of 8 × 8 bits in a word: distance of the two that are swapped, mask of one.
+_SWAPS = [
+    (np.uint64(7), np.uint64(0x00AA00AA00AA00AA)),
+    (np.uint64(14), np.uint64(0x0000CCCC0000CCCC)),
+    (np.uint64(28), np.uint64(0x00000000F0F0F0F0)),
+]
 
 
 @dataclass(frozen=True)
@@ -173,8 +182,12 @@ def extend_alice(lane: Lane, delta: bytes, keys: bytes, message: OtMessage) -> A
 def _expand(lane: Lane, keys: list[bytes]) -> Bytes2D:
     """The PRG of the rows: SHAKE128 of (vid, row, key)."""
     length = row_len(lane.slots)
-    rows = b"".join([xof(length, _PRG, lane.vid, i, key) for i, key in enumerate(keys)])
-    return np.frombuffer(rows, np.uint8).reshape(ROWS, length)
+    head = header(_PRG, 3) + field(lane.vid)
+    rows = [
+        shake_128(head + row + key).digest(length)
+        for row, key in zip(_ROW_FIELDS, keys, strict=True)
+    ]
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(ROWS, length)
 
 
 def _u_digest(lane: Lane, u: bytes) -> bytes:
@@ -183,6 +196,17 @@ def _u_digest(lane: Lane, u: bytes) -> bytes:
 
 
 def _columns(rows: Bytes2D, slots: int) -> Bytes2D:
-    """Transpose the used part of (128, L) rows: (416·slots, 16), bit i of a column = row i."""
-    used = np.unpackbits(rows[:, : XI * slots // 8], axis=1, bitorder="little")
-    return np.packbits(used.T, axis=1, bitorder="little")
+    """Transpose the used part of (128, L) rows: (416·slots, 16), bit i of a column = row i.
+
+    Eight rows by eight bits at a time: such a square is one 64-bit word, with row r in byte r,
+    and is transposed by swapping its bits, pairs and nibbles across the diagonal.
+    """
+    used = XI * slots // 8
+    squares = rows[:, :used].reshape(ROWS // 8, 8, used).transpose(2, 0, 1)
+    words = np.ascontiguousarray(squares).view(np.dtype("<u8"))[..., 0]
+    for shift, mask in _SWAPS:
+        swap = (words ^ (words >> shift)) & mask
+        words ^= swap
+        words ^= swap << shift
+    bits = words[..., None].view(np.uint8)  # (byte of the row, eight rows, bit of the byte)
+    return np.ascontiguousarray(bits.transpose(0, 2, 1)).reshape(XI * slots, ROWS // 8)

@@ -2,6 +2,11 @@
 
 Whole arrays at a time: no branch, no index and no early exit depends on a value, which Python's
 integers could not promise.
+
+The limbs are the last axis of the shape, but not of the memory: :func:`empty` lays out *limb
+columns*, in which the same limb of all numbers is contiguous, and the operations below keep that
+layout. So each step of a carry chain is a few passes over contiguous memory. Any other layout
+gives the same results, slower.
 """
 
 from __future__ import annotations
@@ -13,20 +18,49 @@ from numpy.typing import NDArray
 
 LIMBS: Final = 6
 BYTES: Final = 8 * LIMBS
+#: 16-bit digits of a number.
+DIGITS: Final = BYTES // 2
+
+# A chunk's arrays are some megabytes. glibc gives such blocks back to the system as soon as they
+# are freed, and the page faults of the next ones would cost more than the arithmetic in them. It
+# learns from what is freed: one large block, never touched, makes it keep up to twice as much.
+# Other allocators are not impressed, and nothing depends on it.
+np.empty(31 << 20, np.uint8)
 
 #: Shape (…, 6).
 U384: TypeAlias = NDArray[np.uint64]
 
 
+def empty(*shape: int) -> U384:
+    """An uninitialised (*shape, 6) array in limb columns; in memory the order of axes is (limb,
+    last axis of ``shape``, the others)."""
+    *rest, last = shape
+    return np.moveaxis(np.empty((LIMBS, last, *rest), np.uint64), (1, 0), (-2, -1))
+
+
 def from_bytes(data: NDArray[np.uint8]) -> U384:
     """(…, 48) big-endian bytes to (…, 6) limbs."""
-    words = np.ascontiguousarray(data).view(np.dtype(">u8")).astype(np.uint64)
-    return words[..., ::-1]
+    out = empty(*data.shape[:-1])
+    out[...] = np.ascontiguousarray(data).view(np.dtype(">u8"))[..., ::-1]
+    return out
+
+
+def from_blocks(blocks: NDArray[np.uint8]) -> U384:
+    """(n, 3w, 16) bytes, three blocks for each number, to (n, w, 6) limbs."""
+    count, per_row, _ = blocks.shape
+    words = blocks.view(np.dtype(">u8")).transpose(1, 2, 0).reshape(-1, 3, 2, count)
+    out = np.empty((per_row // 3, 3, 2, count), np.uint64)
+    out[:, ::-1, ::-1] = words
+    return out.reshape(-1, LIMBS, count).transpose(2, 0, 1)
 
 
 def to_bytes(x: U384) -> bytes:
-    """All numbers in order, 48 bytes big-endian each."""
-    return x[..., ::-1].astype(np.dtype(">u8")).tobytes()
+    """All numbers of a (…, w, 6) array in order, 48 bytes big-endian each."""
+    out = np.empty(x.shape, np.dtype("<u8"))
+    for w in range(x.shape[-2]):
+        for k in range(LIMBS):  # A limb column at a time is read in order.
+            out[..., w, LIMBS - 1 - k] = x[..., w, k]
+    return out.byteswap(inplace=True).tobytes()
 
 
 def from_ints(values: list[int]) -> U384:
@@ -42,25 +76,51 @@ def to_ints(x: U384) -> list[int]:
 
 
 def add(x: U384, y: U384) -> U384:
-    """``x + y mod 2^384`` (with broadcasting)."""
-    out = x + y
-    carry_in = np.zeros(out.shape[:-1], np.uint64)
-    for k in range(LIMBS):
+    """``x + y mod 2^384``; y may be broadcast to the shape of x."""
+    out = np.add(x, y, out=np.empty_like(x))
+    carry = out[..., 0] < x[..., 0]
+    for k in range(1, LIMBS):
+        limb = out[..., k]
         # At most one of the two additions of a limb overflows.
-        overflow = out[..., k] < x[..., k]
-        limb = out[..., k] + carry_in
-        overflow |= limb < carry_in
-        out[..., k] = limb
-        carry_in = overflow.astype(np.uint64)
+        overflow = limb < x[..., k]
+        limb += carry
+        carry = overflow | (limb < carry)
     return out
 
 
 def sub(x: U384, y: U384) -> U384:
-    """``x - y mod 2^384`` (with broadcasting): ``x + not y + 1``."""
-    return add(add(x, ~y), from_ints([1])[0])
+    """``x - y mod 2^384``; y may be broadcast to the shape of x."""
+    out = np.subtract(x, y, out=np.empty_like(x))
+    borrow = x[..., 0] < y[..., 0]
+    for k in range(1, LIMBS):
+        limb = out[..., k]
+        # At most one of the two subtractions of a limb borrows.
+        underflow = x[..., k] < y[..., k]
+        underflow |= limb < borrow
+        limb -= borrow
+        borrow = underflow
+    return out
+
+
+def digits(x: U384) -> NDArray[np.float64]:
+    """(…, w, 6) limbs to (w, 24, …) 16-bit digits, least significant first, for exact products."""
+    limbs = np.moveaxis(x, (-2, -1), (0, 1)).astype(np.dtype("<u8"), copy=False)
+    out = np.empty((limbs.shape[0], LIMBS, 4, *limbs.shape[2:]))
+    for limb in range(LIMBS):
+        column = np.ascontiguousarray(limbs[:, limb])[..., None].view(np.dtype("<u2"))
+        out[:, limb] = np.moveaxis(column, -1, 1)
+    return out.reshape(out.shape[0], DIGITS, *limbs.shape[2:])
 
 
 def select(bits: NDArray[np.uint8], if_zero: U384, if_one: U384) -> U384:
     """``if_one`` where the bit is 1, else ``if_zero``: by masks. ``bits`` lacks the limb axis."""
-    mask = np.negative(bits.astype(np.uint64))[..., None]
-    return if_zero ^ ((if_zero ^ if_one) & mask)
+    return if_zero ^ ((if_zero ^ if_one) & _mask(bits))
+
+
+def times_bit(bits: NDArray[np.uint8], x: U384) -> U384:
+    """``x`` where the bit is 1, else 0: by masks. ``bits`` lacks the limb axis."""
+    return x & _mask(bits)
+
+
+def _mask(bits: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    return np.negative(bits.astype(np.uint64))[..., None]

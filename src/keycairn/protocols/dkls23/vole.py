@@ -23,11 +23,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keycairn.curves import Group
 from keycairn.encoding import digest, tag, xof
 from keycairn.ports import Rng, randbelow
-from keycairn.protocols.dkls23 import gadget, u384
+from keycairn.protocols.dkls23 import gadget, residues, u384
 from keycairn.protocols.dkls23.ot_hash import OtHash
 from keycairn.protocols.dkls23.ote import AliceRows, BobRows, Lane
 from keycairn.protocols.dkls23.parameters import COLUMNS, INPUTS, MASK_LEN, XI
@@ -48,6 +49,11 @@ class Challenge:
         """The challenge of a chunk: over vid, Bob's whole message, all ã and all Γ."""
         raw = xof(32, _THETA, lane.vid, od, a_tilde, *points)
         return cls((int.from_bytes(raw[:16], "big"), int.from_bytes(raw[16:], "big")))
+
+    @property
+    def weights(self) -> tuple[int, int, int]:
+        """The factors of the two input columns and of the check column."""
+        return (*self.theta, 1)
 
     def combine(self, q: int, values: Sequence[int]) -> int:
         """``values[2] + θ_0·values[0] + θ_1·values[1] mod q``."""
@@ -85,12 +91,13 @@ class Alice:
         self._group = group
         self._inputs = [(*pair, randbelow(rng, group.q)) for pair in inputs]
         ot_hash = OtHash(lane)
-        self._alpha = _by_slot(ot_hash(rows.columns))
-        other = _by_slot(ot_hash(rows.columns ^ np.frombuffer(delta, np.uint8)))
+        self._alpha = _masks(ot_hash, rows.columns)
+        other = _masks(ot_hash, rows.columns ^ np.frombuffer(delta, np.uint8))
         self.a_tilde = u384.to_bytes(self._correct(self._alpha, other))
+        self._digits = u384.digits(self._alpha)
         self.outputs = [
             ((-first) % group.q, (-second) % group.q)
-            for first, second in _products(group, self._alpha)
+            for first, second in _products(group, self._digits)
         ]
 
     def _correct(self, alpha0: U384, alpha1: U384) -> U384:
@@ -102,7 +109,7 @@ class Alice:
         """(η of all slots, 32 bytes each; μ, 32 bytes)."""
         q = self._group.q
         eta = b"".join(challenge.combine(q, a).to_bytes(32, "big") for a in self._inputs)
-        return eta, _mu(self._lane, _combined(challenge, self._alpha, q))
+        return eta, _mu(self._lane, residues.combine(q, challenge.weights, self._digits))
 
 
 class Bob:
@@ -116,7 +123,7 @@ class Bob:
         self._lane = lane
         self._group = group
         self._choices = rows.choices.reshape(lane.slots, XI)
-        self._gamma = _by_slot(OtHash(lane)(rows.columns))
+        self._gamma = _masks(OtHash(lane), rows.columns)
         self.scalars = gadget.encode_choices(group, rows.choices)
 
     def receive(
@@ -132,41 +139,26 @@ class Bob:
             mu: 32 bytes.
         """
         q = self._group.q
-        correction = _by_slot(np.frombuffer(a_tilde, np.uint8).reshape(-1, COLUMNS, MASK_LEN))
-        bits = self._choices[:, :, None]
-        shares = u384.add(self._gamma, u384.select(bits, np.zeros_like(correction), correction))
-        # -β·η mod q as q or 2q-η: both have full size, whichever the bit chooses.
-        minus_eta = u384.to_ints(
-            u384.select(
-                self._choices,
-                u384.from_ints([q])[None, :],
-                u384.from_ints([2 * q - e for e in eta])[:, None, :],
-            )
-        )
-        combined = [
-            (value + minus) % q
-            for value, minus in zip(_combined(challenge, shares, q), minus_eta, strict=True)
-        ]
+        wire = np.frombuffer(a_tilde, np.uint8).reshape(-1, XI, COLUMNS, MASK_LEN)
+        correction = u384.from_bytes(wire)
+        shares = u384.add(self._gamma, u384.times_bit(self._choices[:, :, None], correction))
+        digits = u384.digits(shares)
+        minus = residues.split(eta)[:, :, None] * self._choices  # β·η
+        combined = residues.combine(q, challenge.weights, digits, minus)
         fits = hmac.compare_digest(_mu(self._lane, combined), mu)
-        return fits, _products(self._group, shares)
+        return fits, _products(self._group, digits)
 
 
-def _by_slot(masks: np.typing.NDArray[np.uint8]) -> U384:
-    """(416·slots, 3, 48) bytes to (slots, 416, 3, 6) limbs."""
-    return u384.from_bytes(masks).reshape(-1, XI, COLUMNS, u384.LIMBS)
+def _masks(ot_hash: OtHash, columns: NDArray[np.uint8]) -> U384:
+    """The three masks of each of 416·slots columns: (slots, 416, 3, 6) limbs."""
+    return u384.from_blocks(ot_hash(columns)).reshape(-1, XI, COLUMNS, u384.LIMBS)
 
 
-def _products(group: Group, values: U384) -> list[tuple[int, int]]:
+def _products(group: Group, digits: NDArray[np.float64]) -> list[tuple[int, int]]:
     """Inner products with the gadget of the two input columns, for every slot."""
-    first, second = (gadget.inner_products(group, values[:, :, w]) for w in range(INPUTS))
+    first, second = (gadget.products(group, digits[w]) for w in range(INPUTS))
     return list(zip(first, second, strict=True))
 
 
-def _combined(challenge: Challenge, values: U384, q: int) -> list[int]:
-    """The challenge's combination of the three columns of every OT, mod q."""
-    flat = iter(u384.to_ints(values))
-    return [challenge.combine(q, triple) for triple in zip(flat, flat, flat, strict=True)]
-
-
-def _mu(lane: Lane, combined: list[int]) -> bytes:
-    return digest(_MU, lane.vid, b"".join([value.to_bytes(32, "big") for value in combined]))
+def _mu(lane: Lane, combined: bytes) -> bytes:
+    return digest(_MU, lane.vid, combined)
