@@ -319,9 +319,14 @@ class Documents:
             ExpectedKey(s.key_id, s.public_key, s.curve, s.generation, h)
             for s, h in zip(document.keys, record_hashes, strict=True)
         ]
-        report = await asyncio.to_thread(
-            verify_document, stored, rsa=rsa, expected=expected, vault=self._params.vault_id
-        )
+        try:
+            report = await asyncio.to_thread(
+                verify_document, stored, rsa=rsa, expected=expected, vault=self._params.vault_id
+            )
+        except KeycairnError:
+            # Else a peer could fill this store with documents that never count.
+            await asyncio.to_thread(self._files.delete, document.sha256)
+            raise
         now = self._clock.now_us()
         row = DocumentRow(
             sha256=document.sha256,
