@@ -46,7 +46,7 @@ from keycairn.vault.api import (
 )
 from keycairn.vault.sealing import Sealer
 from keycairn.vault.service import NodeService
-from protocols.network import Copy, pack
+from protocols.network import ABORT, Copy, pack
 
 ALL = frozenset({"ecdsa.create", "ecdsa.sign", "schnorr.create", "schnorr.sign", "ers.create"})
 APP = "app"
@@ -194,7 +194,8 @@ class Vault:
         before = self.change
 
         def hold(copy: Copy) -> Iterable[Frame] | None:
-            if copy.frame.route in routes and copy.frame.step == step:
+            here = copy.frame.route in routes and copy.frame.step == step
+            if here and copy.frame.kind != ABORT:
                 waiting.append(copy)
                 return []
             return before(copy)

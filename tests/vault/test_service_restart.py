@@ -1,0 +1,85 @@
+"""A node that restarts on its files: a new incarnation, the same keys, nothing used twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from keycairn.errors import Code
+from keycairn.vault.api import VaultParameters
+from vault.nodes import APP, Vault, eventually
+
+
+async def has_setup(vault: Vault, node: int, peer: int) -> bool:
+    return any(p["index"] == peer and p["setup"] for p in await vault.services[node].peers())
+
+
+@pytest.mark.parametrize("node", [1, 2, 3])
+async def test_a_restarted_node_makes_new_setups_and_signs(open_vault: Vault, node: int) -> None:
+    vault = open_vault
+    keys = [await vault.key("schnorr"), await vault.key("ecdsa")]
+    other = 1 if node == 3 else 3
+    who = tuple(sorted((node, other)))
+    for key in keys:
+        assert (await vault.sign(key, who)).result
+    before = vault.services[node].incarnation
+    await vault.restart(node)
+    assert vault.services[node].incarnation != before
+    # At once, while links, incarnations and setups are still on their way.
+    for key in keys:
+        assert (await vault.sign(key, who)).result
+    await eventually(lambda: has_setup(vault, other, node))
+    spends = await vault.stores[node].spends()
+    assert len({s.base_r for s in spends}) == len({s.presignature_id for s in spends}) == 4
+    assert len({s.incarnation for s in spends}) == 2
+
+
+async def test_all_nodes_at_once(open_vault: Vault) -> None:
+    vault = open_vault
+    keys = [await vault.key("schnorr"), await vault.key("ecdsa")]
+    digests = await vault.digests()
+    for node in vault.players:
+        await vault.stop(node)
+    for node in vault.players:
+        await vault.start(node)
+    assert await vault.digests() == digests
+    for key in keys:
+        shown = await vault.services[2].show_key(APP, key.key_id, None)
+        assert shown.record_hash == key.record_hash
+        assert (await vault.sign(key, (1, 2, 3))).result
+
+
+async def test_a_setup_serves_many_signatures_and_dies_with_the_incarnation(
+    open_vault: Vault,
+) -> None:
+    vault = open_vault
+    key = await vault.key("ecdsa")
+    for _ in range(3):
+        assert (await vault.sign(key, (1, 2))).result
+    setup = vault.services[1]._setups.get(2)
+    assert setup is not None
+    assert setup.ots_used > 0
+    await vault.restart(2)
+    assert (await vault.sign(key, (1, 2))).result
+    assert setup.dead
+    assert vault.services[1]._setups.get(2) is not setup
+
+
+async def test_a_stopped_node_is_named_and_the_service_after_it_works(open_vault: Vault) -> None:
+    vault = open_vault
+    key = await vault.key()
+    await vault.stop(3)
+    refused = await vault.create()
+    assert set(refused.codes.values()) == {Code.PEER_TIMEOUT}
+    assert refused.error(1).detail["waiting_for"] == [3]
+    assert (await vault.sign(key, (1, 2))).result
+    await vault.start(3)
+    assert (await vault.create()).result
+
+
+def test_the_parameters_of_a_node_are_deny_by_default() -> None:
+    parameters = VaultParameters("v", 1, (1, 2), {})
+    assert parameters.operations == frozenset()
+    assert parameters.ers_allowed == ()
+    assert parameters.policy == "ers or node_backup"
+    assert set(parameters.gate) == {"address", "sign"}
+    assert not parameters.test_profile
