@@ -1,10 +1,13 @@
 """A service that does nothing but remember: the HTTP edge is tested against the port."""
 
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from typing import Any
 
 import httpx
 import pytest
+import schemathesis
+from fastapi import FastAPI
 
 from keycairn.curves import ED25519
 from keycairn.errors import Code, KeycairnError
@@ -91,23 +94,32 @@ def service() -> FakeService:
     return FakeService()
 
 
-@pytest.fixture
-async def http(service: FakeService) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the API, with alice's key."""
-    from hashlib import sha256
+def build(service: FakeService) -> FastAPI:
+    """The API over the fake service, with a key for alice and one for bob."""
 
     async def receipts() -> list[dict[str, Any]]:
         return []
 
     applications = [Application(n, sha256(k.encode()).digest()) for n, k in KEYS.items()]
-    api = build_api(
+    return build_api(
         service,  # type: ignore[arg-type]
         applications,
         node=1,
         body_bytes=1 << 20,
         receipts=receipts,
     )
-    transport = httpx.ASGITransport(Edge(api, clock=SystemClock()))
+
+
+@pytest.fixture
+def api_schema() -> Any:
+    """The OpenAPI description, for schemathesis."""
+    return schemathesis.openapi.from_asgi("/openapi.json", build(FakeService()))
+
+
+@pytest.fixture
+async def http(service: FakeService) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the API, with alice's key."""
+    transport = httpx.ASGITransport(Edge(build(service), clock=SystemClock()))
     async with httpx.AsyncClient(
         transport=transport,
         base_url="http://node",

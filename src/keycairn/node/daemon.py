@@ -77,13 +77,14 @@ async def serve_node(
 ) -> AsyncIterator[NodeService]:
     """The whole node, serving; left, it stops: listeners first, then sessions, links, store."""
     async with AsyncExitStack() as stack:
+        identity = load_identity(config.identity_key_file)
+        # The lock first: a second node on this directory is told so, not that a port is taken.
+        store = await stack.enter_async_context(open_storage(config, clock, rng))
         sockets = []
         for address, section in ((config.api.listen, "api"), (config.management, "management")):
             sock = bind(address, section, config.index)
             stack.callback(sock.close)
             sockets.append(sock)
-        identity = load_identity(config.identity_key_file)
-        store = await stack.enter_async_context(open_storage(config, clock, rng))
         service = await _start_service(config, identity, store, clock, rng)
         stack.push_async_callback(service.stop)
         await _say_findings(config, service)
