@@ -262,6 +262,24 @@ async def test_bundle_through_management_leaves_a_receipt(
     assert "bundle" not in seen  # Where it lies is the operator's business.
 
 
+@pytest.mark.parametrize("text", [True, False])
+async def test_master_secret_never_goes_into_a_bundle(
+    config: NodeConfig, home: Path, text: bool
+) -> None:
+    secret = (home / "operator1" / "master.key").read_text().strip()
+    launch = config.home / "launch.conf"
+    launch.write_bytes(b"KEY=" + (secret.encode() if text else bytes.fromhex(secret)))
+    config.file.write_text(
+        config.file.read_text().replace("[backup]\n", '[backup]\ninclude = ["launch.conf"]\n')
+    )
+    loose = load_config(config.file, {})
+    async with serve_node(loose, CLOCK, RNG, lambda: None), OperatorClient.of(loose) as node:
+        with pytest.raises(KeycairnError) as caught:
+            await node.backup_create()
+    assert caught.value.code is Code.POLICY
+    assert list((home / "operator1" / "backups").iterdir()) == []
+
+
 async def test_bundle_without_recipients_is_refused(config: NodeConfig) -> None:
     text = config.file.read_text()
     start = text.index("recipients")

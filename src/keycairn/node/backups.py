@@ -10,6 +10,7 @@ from typing import Any
 
 from keycairn.backup.create import BundleInputs, create_bundle
 from keycairn.encoding import SecretBytes
+from keycairn.encryptors import read_secret
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.config import NodeConfig
 from keycairn.node.logs import logger
@@ -79,15 +80,12 @@ class NodeBackups:
 
     def _forbidden(self) -> tuple[SecretBytes, ...]:
         # A bundle that held the master secret beside the data it opens would be no backup but a
-        # leak. The file's bytes and its text without the line end are both looked for.
-        path = self._config.encryptor.secret_file
-        if path is None:
-            return ()
+        # leak. It is looked for as bytes and as hexadecimal text, wherever it came from.
         try:
-            raw = path.read_bytes()
-        except OSError:
+            secret = read_secret(self._config.encryptor).reveal()
+        except KeycairnError:
             return ()  # The secret may be kept away while the node runs.
-        return tuple(SecretBytes(form) for form in {raw, raw.strip()} if form)
+        return (SecretBytes(secret), SecretBytes(secret.hex().encode("ascii")))
 
     async def check_receipts(self) -> list[str]:
         """Drop the receipts of stored bundles that are gone or are not what was written.
