@@ -144,7 +144,7 @@ async def test_bad_document_requests_are_refused(vault: Vault, recovery_key: RSA
         ([key, key], {}, Code.MALFORMED),
         ([], {}, Code.MALFORMED),
         ([key], {"names": vault.names((1, 2))}, Code.BAD_INDEX),
-        ([key], {"params": "nonsense"}, Code.MALFORMED),
+        ([key], {"params": "nonsense"}, Code.ERS_INVALID),
         ([key], {"app": "other"}, Code.NOT_FOUND),
     ):
         answers = await vault.document(keys, recovery_key, **more)
