@@ -121,6 +121,10 @@ class Group(ABC):
     def mul_secret(self, p: Point, k: int) -> Point:
         """``k*P``, constant time in k. Raises E_BAD_POINT if k is 0 mod q."""
 
+    def is_product(self, p: Point, k: int, expected: Point) -> bool:
+        """Whether ``k*P`` is ``expected``; constant time in k. Raises E_BAD_POINT if k is 0."""
+        return self.mul_secret(p, k) == expected
+
     @abstractmethod
     def mul_public(self, p: Point, k: int) -> Point:
         """``k*P``, variable time: public k only. Raises E_BAD_POINT if k is 0 mod q."""

@@ -205,7 +205,7 @@ def test_a_number_in_another_slot_or_layout_is_the_same_number() -> None:
     assert u384.to_ints(rows_first) == u384.to_ints(columns_first) == values
     one, two = (u384.digits(x) for x in (rows_first, columns_first))
     assert (one == two).all()
-    assert gadget.products(SECP256K1, one[0]) == gadget.inner_products(
+    assert gadget.products(SECP256K1, one[:1]) == gadget.inner_products(
         SECP256K1, rows_first[:, :, 0]
     )
     for operation in (u384.add, u384.sub):

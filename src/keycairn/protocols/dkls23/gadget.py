@@ -29,6 +29,8 @@ _GADGET = tag("gadget")
 
 _BITS: Final = 28
 _LIMBS: Final = 10
+_POSITIVE: Final = 1 << 53
+_ADDED: Final = sum(_POSITIVE << (_BITS * s) for s in range(_LIMBS))
 #: 16-bit digits of a sum below 2^53.
 _PARTS: Final = 4
 
@@ -72,10 +74,20 @@ def _balanced(value: int, q: int) -> list[int]:
 
 
 def _from_limbs(limbs: NDArray[np.float64], q: int) -> list[int]:
-    """Rows of (not normalised) base-2^28 limbs to integers mod q."""
+    """Rows of ten limbs to base 2^28, each of size below 2^53 (not normalised), mod q."""
+    # Made positive, a limb fits the seven bytes from one limb to the next but one: so a row is
+    # two integers whose bytes lie side by side.
+    raw = (limbs.astype(np.dtype("<i8")) + _POSITIVE).view(np.uint8).reshape(-1, _LIMBS // 2, 2, 8)
+    even, odd = (raw[:, :, k, :7].tobytes() for k in (0, 1))
+    size = 7 * _LIMBS // 2
     return [
-        sum(limb << (_BITS * k) for k, limb in enumerate(row)) % q
-        for row in limbs.astype(np.int64).tolist()
+        (
+            int.from_bytes(even[k : k + size], "little")
+            + (int.from_bytes(odd[k : k + size], "little") << _BITS)
+            - _ADDED
+        )
+        % q
+        for k in range(0, len(even), size)
     ]
 
 
@@ -86,13 +98,17 @@ def encode_choices(group: Group, choices: NDArray[np.uint8]) -> list[int]:
 
 def inner_products(group: Group, values: U384) -> list[int]:
     """``Σ_j g_j·values[s, j] mod q`` for every slot s; ``values`` is (slots, 416, 6)."""
-    return products(group, u384.digits(values[:, :, None, :])[0])
+    return products(group, u384.digits(values[:, :, None, :]))
 
 
 def products(group: Group, digits: NDArray[np.float64]) -> list[int]:
-    """:func:`inner_products` of numbers that were split before: ``digits`` is (24, slots, 416)."""
-    slots = digits.shape[1]
+    """``Σ_j g_j·x_{w,s,j} mod q`` for every w and, within it, every slot s.
+
+    Args:
+        digits: (w, 24, slots, 416): the digits of the numbers x.
+    """
     # A product for every slot, small enough for OpenBLAS to stay on one thread.
-    sums = np.matmul(digits.transpose(1, 0, 2), _limbs(group)).astype(np.dtype("<i8"))
-    parts = sums.view(np.dtype("<u2"))  # (slots, 24, 10 · 4)
-    return _from_limbs(parts.reshape(slots, -1).astype(np.float64) @ _reduction(group), group.q)
+    sums = np.matmul(digits.transpose(0, 2, 1, 3), _limbs(group)).astype(np.dtype("<i8"))
+    parts = sums.view(np.dtype("<u2"))  # (w, slots, 24, 10 · 4)
+    rows = parts.reshape(-1, DIGITS * _LIMBS * _PARTS).astype(np.float64)
+    return _from_limbs(rows @ _reduction(group), group.q)

@@ -141,7 +141,7 @@ def _product_fits(chi: int, point: Point, share: int, gamma: Point) -> bool:
     """Whether ``χ·P = d·G + Γ``: then P's discrete logarithm was Alice's input."""
     group = point.group
     try:
-        return group.mul_secret(point, chi) == group.add([group.base_mul(share), gamma])
+        return group.is_product(point, chi, group.add([group.base_mul(share), gamma]))
     except KeycairnError:
         # Some term is the identity: with honest messages only with probability 2^-255.
         return False

@@ -39,7 +39,7 @@ from keycairn.protocols.dkls23.ote import OtMessage
 from keycairn.protocols.dkls23.pairwise import Pairwise
 from keycairn.protocols.dkls23.parameters import MAX_COUNT, choice_len, chunk_sizes
 from keycairn.protocols.dkls23.presignature import Presignature, PresignatureSecrets
-from keycairn.protocols.dkls23.zero import zero_share
+from keycairn.protocols.dkls23.zero import zero_shares
 from keycairn.protocols.durable import Ban
 from keycairn.protocols.form import Durable, Inbox, Party, Protocol, Round, require_length
 from keycairn.protocols.record import KeyShare
@@ -61,12 +61,16 @@ def nu_commitment(sid: bytes, player: int, slot: int, nu: bytes) -> bytes:
 
 @dataclass(frozen=True, repr=False)
 class _Own:
-    """This signer's secrets of the session, one element for every slot, and their opening."""
+    """This signer's secrets of the session, one element for every slot, and their opening.
+
+    ``opened`` is what the others decode from ``opening``.
+    """
 
     r: list[int]
     phi: list[int]
     sk: list[int]
     nu: list[bytes]
+    opened: Opened
     opening: Opening
 
     @classmethod
@@ -78,13 +82,18 @@ class _Own:
         phi = [group.random_scalar(rng) for _ in range(count)]
         nu = [rng.bytes(32) for _ in range(count)]
         sk = [(weighted + zero) % group.q for zero in zero_shares]
+        opened = Opened(
+            [group.base_mul(k) for k in r],
+            [group.base_mul(k) for k in sk],
+            [nu_commitment(party.sid, party.index, s, n) for s, n in enumerate(nu)],
+        )
         opening = Opening(
-            b"".join(group.base_mul(k).encode() for k in r),
-            b"".join(group.base_mul(k).encode() for k in sk),
-            b"".join(nu_commitment(party.sid, party.index, s, n) for s, n in enumerate(nu)),
+            b"".join([point.encode() for point in opened.nonce_points]),
+            b"".join([point.encode() for point in opened.key_points]),
+            b"".join(opened.commitments),
             rng.bytes(32),
         )
-        return cls(r, phi, sk, nu, opening)
+        return cls(r, phi, sk, nu, opened, opening)
 
 
 def _commitment(sid: bytes, player: int, opening: Opening) -> bytes:
@@ -124,7 +133,7 @@ def presign(
     chunks = chunk_sizes(count)
     for j in peers:
         setups[j].reserve(sum(8 * choice_len(c) for c in chunks))
-    zero = [zero_share(group, _ZERO, sid, me, setups, peers, s) for s in range(count)]
+    zero = zero_shares(group, _ZERO, sid, me, setups, peers, range(count))
     own = _Own.draw(party, group, key.share.reveal(), zero)
     pairs = {j: Pairwise(sid, group, setups[j], chunks, party.rng) for j in peers}
 
@@ -180,7 +189,7 @@ def presign(
         yield Durable("ban", _ban(sid, setups, failed))
     _raise(failed, rejected)
 
-    opened[me] = parse_opening(me, group, own.opening, count)
+    opened[me] = own.opened
     _check_key_sum(party, key.record.public_point(), [opened[j] for j in party.players], count)
     nonces = _sum_points([opened[j].nonce_points for j in party.players])
     ids = [digest(_ID, sid, s, point.encode()) for s, point in enumerate(nonces)]

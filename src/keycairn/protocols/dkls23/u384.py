@@ -21,6 +21,9 @@ BYTES: Final = 8 * LIMBS
 #: 16-bit digits of a number.
 DIGITS: Final = BYTES // 2
 
+_DIGIT = np.uint64(0xFFFF)
+_ALL_ONES = np.uint64(2**64 - 1)
+
 # A chunk's arrays are some megabytes. glibc gives such blocks back to the system as soon as they
 # are freed, and the page faults of the next ones would cost more than the arithmetic in them. It
 # learns from what is freed: one large block, never touched, makes it keep up to twice as much.
@@ -78,37 +81,31 @@ def to_ints(x: U384) -> list[int]:
 def add(x: U384, y: U384) -> U384:
     """``x + y mod 2^384``; y may be broadcast to the shape of x."""
     out = np.add(x, y, out=np.empty_like(x))
-    carry = out[..., 0] < x[..., 0]
-    for k in range(1, LIMBS):
-        limb = out[..., k]
-        # At most one of the two additions of a limb overflows.
-        overflow = limb < x[..., k]
-        limb += carry
-        carry = overflow | (limb < carry)
+    # A limb of all ones passes on the carry that comes in; it did not overflow by itself.
+    out[..., 1:] += _carries(out < x, out == _ALL_ONES)
     return out
 
 
 def sub(x: U384, y: U384) -> U384:
     """``x - y mod 2^384``; y may be broadcast to the shape of x."""
     out = np.subtract(x, y, out=np.empty_like(x))
-    borrow = x[..., 0] < y[..., 0]
-    for k in range(1, LIMBS):
-        limb = out[..., k]
-        # At most one of the two subtractions of a limb borrows.
-        underflow = x[..., k] < y[..., k]
-        underflow |= limb < borrow
-        limb -= borrow
-        borrow = underflow
+    out[..., 1:] -= _carries(x < y, out == 0)
     return out
+
+
+def _carries(made: NDArray[np.bool_], passed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Carries (or borrows) into limbs 1 … 5, of those that each limb makes or would pass on."""
+    for k in range(1, LIMBS - 1):
+        made[..., k] |= passed[..., k] & made[..., k - 1]
+    return made[..., :-1]
 
 
 def digits(x: U384) -> NDArray[np.float64]:
     """(…, w, 6) limbs to (w, 24, …) 16-bit digits, least significant first, for exact products."""
-    limbs = np.moveaxis(x, (-2, -1), (0, 1)).astype(np.dtype("<u8"), copy=False)
+    limbs = np.moveaxis(x, (-2, -1), (0, 1))
     out = np.empty((limbs.shape[0], LIMBS, 4, *limbs.shape[2:]))
-    for limb in range(LIMBS):
-        column = np.ascontiguousarray(limbs[:, limb])[..., None].view(np.dtype("<u2"))
-        out[:, limb] = np.moveaxis(column, -1, 1)
+    for k in range(4):
+        out[:, :, k] = ((limbs >> np.uint64(16 * k)) & _DIGIT).view(np.int64)  # faster to float64
     return out.reshape(out.shape[0], DIGITS, *limbs.shape[2:])
 
 

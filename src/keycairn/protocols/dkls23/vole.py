@@ -156,8 +156,9 @@ def _masks(ot_hash: OtHash, columns: NDArray[np.uint8]) -> U384:
 
 def _products(group: Group, digits: NDArray[np.float64]) -> list[tuple[int, int]]:
     """Inner products with the gadget of the two input columns, for every slot."""
-    first, second = (gadget.products(group, digits[w]) for w in range(INPUTS))
-    return list(zip(first, second, strict=True))
+    both = gadget.products(group, digits[:INPUTS])
+    slots = len(both) // INPUTS
+    return list(zip(both[:slots], both[slots:], strict=True))
 
 
 def _mu(lane: Lane, combined: bytes) -> bytes:

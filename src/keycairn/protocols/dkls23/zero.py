@@ -6,11 +6,38 @@ one honest pair's seed, the honest signers' shares are uniform subject to their 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from keycairn.curves import Group
 from keycairn.encoding import Tag, to_scalar
 from keycairn.protocols.setup import PairSetup
+
+
+def zero_shares(
+    group: Group,
+    t: Tag,
+    session: bytes,
+    me: int,
+    setups: Mapping[int, PairSetup],
+    peers: tuple[int, ...],
+    labels: Sequence[int | str],
+) -> list[int]:
+    """Player ``me``'s shares of zero among ``peers`` and itself, one for every label.
+
+    Args:
+        session: 32 bytes that cover the set of signers; with a label unique for every share.
+
+    Raises:
+        Abort: E_UNAVAILABLE if a setup has ended or is damaged.
+    """
+    totals = [0] * len(labels)
+    for j in peers:
+        low, high = min(me, j), max(me, j)
+        sign = 1 if me == low else -1
+        zeta = setups[j].state().zeta
+        for k, label in enumerate(labels):
+            totals[k] += sign * to_scalar(group.q, t, zeta, session, low, high, label)
+    return [total % group.q for total in totals]
 
 
 def zero_share(
@@ -22,17 +49,5 @@ def zero_share(
     peers: tuple[int, ...],
     label: int | str,
 ) -> int:
-    """Player ``me``'s share of zero among ``peers`` and itself.
-
-    Args:
-        session: 32 bytes that cover the set of signers; with ``label`` unique for every share.
-
-    Raises:
-        Abort: E_UNAVAILABLE if a setup has ended or is damaged.
-    """
-    total = 0
-    for j in peers:
-        low, high = min(me, j), max(me, j)
-        pair = to_scalar(group.q, t, setups[j].state().zeta, session, low, high, label)
-        total += pair if me == low else -pair
-    return total % group.q
+    """:func:`zero_shares` for one label."""
+    return zero_shares(group, t, session, me, setups, peers, [label])[0]
