@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,16 @@ from keycairn.ports.system import SystemClock
 from system.local import LocalVault
 
 
-async def watch(url: str, stop: asyncio.Event) -> list[float]:
+async def watch(http: httpx.AsyncClient, stop: asyncio.Event) -> list[float]:
     """Milliseconds of one /health request after the other until ``stop``."""
     clock = SystemClock()
     taken: list[float] = []
-    async with httpx.AsyncClient(timeout=10) as http:
-        while not stop.is_set():
-            began = clock.monotonic()
-            answer = await http.get(f"{url}/health")
-            taken.append((clock.monotonic() - began) * 1000)
-            assert answer.status_code == 200, answer.text
-            await asyncio.sleep(0.005)
+    while not stop.is_set():
+        began = clock.monotonic()
+        answer = await http.get("/health")
+        taken.append((clock.monotonic() - began) * 1000)
+        assert answer.status_code == 200, answer.text
+        await asyncio.sleep(0.005)
     return taken
 
 
@@ -34,13 +34,20 @@ def p99(values: list[float]) -> float:
 
 
 async def measured(client: Vault, work: Any) -> list[float]:
+    """All samples of all nodes while ``work`` runs, over connections that are open before."""
     stop = asyncio.Event()
-    watching = [asyncio.create_task(watch(n.url, stop)) for n in client.profile.nodes]
-    try:
-        await work
-    finally:
-        stop.set()
-    return [ms for series in await asyncio.gather(*watching) for ms in series]
+    async with AsyncExitStack() as stack:
+        watching = []
+        for node in client.profile.nodes:
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=node.url, timeout=10))
+            await http.get("/health")
+            watching.append(watch(http, stop))
+        tasks = [asyncio.create_task(w) for w in watching]
+        try:
+            await work
+        finally:
+            stop.set()
+        return [ms for series in await asyncio.gather(*tasks) for ms in series]
 
 
 @pytest.mark.slow
