@@ -200,6 +200,73 @@ async def test_t075_a_row_put_back_with_its_index_entry_stops_the_store(world: W
 _BAN_ENTRY = "SELECT version, mac FROM row_index WHERE table_name = 'bans'"
 
 
+async def _revoked_key(world: World) -> tuple[dict[str, list[Any]], bytes]:
+    """An RSA key that was allowed and then removed, beside another one; the file's old state."""
+    store = await world.open()
+    await store.put_ers_key(ErsKeyRow("ef" * 32, b"other", 3072, 1, None, None, "allowed"))
+    await store.close()
+    old = {
+        "ers_keys": ask(world, "SELECT * FROM ers_keys ORDER BY 1"),
+        "row_index": ask(world, "SELECT * FROM row_index WHERE table_name = 'ers_keys'"),
+        "digests": ask(world, "SELECT * FROM digests WHERE name = 'ers_keys'"),
+    }
+    store = await world.open()
+    await store.put_ers_key(ErsKeyRow("ab" * 32, b"spki", 3072, 1, None, None, "removed"))
+    await store.close()
+    [(mac,)] = ask(world, "SELECT mac FROM row_index WHERE row_key LIKE 'abab%'")
+    return old, mac
+
+
+async def test_t075_a_row_put_back_and_balanced_by_an_invented_entry_stops_the_store(
+    world: World,
+) -> None:
+    """The sum over the index must not be one that somebody who edits the file can steer."""
+    old, new_mac = await _revoked_key(world)
+    was = {key: mac for _, key, _, mac in old["row_index"]}
+    balance = int.from_bytes(was["ef" * 32], "big") + int.from_bytes(new_mac, "big")
+    balance -= int.from_bytes(was["ab" * 32], "big")
+    sql(
+        world,
+        ("UPDATE ers_keys SET body = ?, version = ? WHERE spki_sha256 = ?",
+         (*old["ers_keys"][0][1:], "ab" * 32)),
+        ("UPDATE row_index SET mac = ?, version = 1 WHERE row_key = ?",
+         (was["ab" * 32], "ab" * 32)),
+        ("UPDATE row_index SET mac = ? WHERE row_key = ?",
+         ((balance % (1 << 256)).to_bytes(32, "big"), "ef" * 32)),
+    )  # fmt: skip
+    error = await broken(world.open())
+    assert error.detail["table"] == "ers_keys"
+
+
+async def test_t075_a_whole_table_put_back_with_its_digest_stops_the_store(world: World) -> None:
+    """Each table's digest is bound to all others and to the audit head."""
+    old, _ = await _revoked_key(world)
+    sql(
+        world,
+        "DELETE FROM ers_keys",
+        "DELETE FROM row_index WHERE table_name = 'ers_keys'",
+        "DELETE FROM digests WHERE name = 'ers_keys'",
+        *(("INSERT INTO ers_keys VALUES (?, ?, ?)", row) for row in old["ers_keys"]),
+        *(("INSERT INTO row_index VALUES (?, ?, ?, ?)", row) for row in old["row_index"]),
+        *(("INSERT INTO digests VALUES (?, ?, ?, ?)", row) for row in old["digests"]),
+    )
+    error = await broken(world.open())
+    assert "digests" in error.message
+
+
+async def test_the_file_never_shows_what_a_row_adds_to_its_table(world: World) -> None:
+    """Totals that could be subtracted would give the weights, and many weights a second sum."""
+    query = "SELECT total FROM digests WHERE name = 'spends'"
+    totals = []
+    for n in (11, 12, 13):
+        store = await world.open()
+        await store.spend(spend(n))
+        await store.close()
+        totals.append(int.from_bytes(ask(world, query)[0][0], "big"))
+    macs = {int.from_bytes(m, "big") for (m,) in ask(world, "SELECT mac FROM row_index")}
+    assert not macs & {(b - a) % (1 << 256) for a in totals for b in totals}
+
+
 async def test_a_removed_ban_fails_closed(world: World) -> None:
     sql(world, "DELETE FROM bans")
     store = await opened(world, ("bans", "b1", "missing"))

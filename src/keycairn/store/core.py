@@ -26,7 +26,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock
 from keycairn.store import scan, schema
-from keycairn.store.integrity import Macs, empty
+from keycairn.store.integrity import AUDIT, Macs, empty
 from keycairn.store.transaction import Connection, Reader, Transaction, damaged_error
 from keycairn.vault.ports import DamagedRow
 from keycairn.vault.sealing import Sealer
@@ -182,12 +182,12 @@ class SqlCore:
             await conn.execute(
                 insert(schema.meta).values(name="schema", value=str(schema.SCHEMA_VERSION).encode())
             )
-            blank = [empty(name) for name in (*schema.PROTECTED, "audit")]
+            blank = {name: empty(name) for name in (*schema.PROTECTED, AUDIT)}
             await conn.execute(
                 insert(schema.digests),
                 [
-                    {"name": d.name, "count": d.count, "total": d.total, "mac": mac}
-                    for d, mac in ((d, self._macs.digest(d)) for d in blank)
+                    {"name": name, "count": 0, "total": total, "mac": mac}
+                    for name, (total, mac) in self._macs.stored(blank).items()
                 ],
             )
             tx = Transaction(conn, self._macs, self._clock.now_us())
@@ -225,7 +225,7 @@ class SqlCore:
 
         async def work(reader: Reader) -> list[str]:
             digests = await reader.digests()
-            await scan.verify_audit_head(reader, digests["audit"])
+            await scan.verify_audit_head(reader, digests[AUDIT])
             rebuild = []
             for name, table in schema.PROTECTED.items():
                 found = await scan.verify_table(reader, table, digests[name])

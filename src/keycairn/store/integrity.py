@@ -4,11 +4,14 @@ All keys come from the node's data key, so whoever edits the file can't repair w
 
 * **Row MAC** ``m = HMAC-SHA256(k_row, encode(table, columns…))`` over *all* columns of a row, its
   version among them, kept in ``row_index`` beside the row's version.
-* **Table digest**: ``total = sum of all m mod 2^256`` and the number of rows, with a MAC of its
-  own. It changes with every row in the same transaction by one addition. (Sums are no hash by
-  themselves; that they are never used without their MAC is what makes them one.)
+* **Table digest**: the number of rows and ``total = sum of all weights mod 2^256``, where the
+  weight of an index entry is ``HMAC-SHA256(k_weight, encode(table, row key, m))``. It changes with
+  every row in the same transaction by one addition. Whoever edits the file knows all m, and could
+  balance a sum of them with one invented entry; weights nobody can compute or see: the total is
+  stored masked, under a mask that its own MAC selects.
 * **Audit chain**: ``link_n = HMAC-SHA256(k_audit, encode(link_{n-1}, n, at_us, event, detail))``,
-  and (n, newest link) stands in the digest row "audit", so that cutting the end off shows.
+  and (n, newest link) stands in the digest row "audit", so that cutting the end off shows. That
+  row's MAC is over all tables' digests too: no table can be put back without the others.
 
 At open both sums are made, over the rows and over the index. If the index gives the digest, each
 row that does not fit its entry is edited, missing or added, and only that row is blocked. If the
@@ -32,22 +35,27 @@ from keycairn.vault.sealing import Sealer
 _ROW = tag("store/row")
 _DIGEST = tag("store/digest")
 _LINK = tag("store/audit-link")
+_WEIGHT = tag("store/weight")
+_MASK = tag("store/mask")
+_HEAD = tag("store/head")
 _MODULUS = 1 << 256
 
+#: Name of the digest that holds the audit head.
+AUDIT = "audit"
 #: Link before the first audit record.
 GENESIS = bytes(32)
 
 
 @dataclass(frozen=True)
 class Digest:
-    """State of one table: number of rows and the sum of their MACs (or the audit head)."""
+    """State of one table: number of rows and the sum of their weights (or the audit head)."""
 
     name: str
     count: int
     total: bytes
 
     def changed(self, *, added: Sequence[bytes] = (), removed: Sequence[bytes] = ()) -> Digest:
-        """The digest after rows with these MACs came and went."""
+        """The digest after rows with these weights came and went."""
         total = int.from_bytes(self.total, "big")
         total += sum(int.from_bytes(m, "big") for m in added)
         total -= sum(int.from_bytes(m, "big") for m in removed)
@@ -70,16 +78,51 @@ class Macs:
         self._row_key = sealer.derive("store/rows").reveal()
         self._digest_key = sealer.derive("store/digests").reveal()
         self._audit_key = sealer.derive("store/audit").reveal()
+        self._weight_key = sealer.derive("store/weights").reveal()
 
     def row(self, table: str, columns: Sequence[str], row: Mapping[str, Any]) -> bytes:
         """MAC of a row. ValueError or TypeError for values that no honest row holds."""
         data = encode(_ROW, table, list(columns), [row[c] for c in columns])
         return hmac.digest(self._row_key, data, hashlib.sha256)
 
-    def digest(self, d: Digest) -> bytes:
-        """MAC of a digest."""
+    def weight(self, table: str, key: str, mac: bytes) -> bytes:
+        """What an index entry adds to its table's total. TypeError for odd values."""
+        return hmac.digest(self._weight_key, encode(_WEIGHT, table, key, mac), hashlib.sha256)
+
+    def stored(self, digests: Mapping[str, Digest]) -> dict[str, tuple[bytes, bytes]]:
+        """What stands in the file for each digest: (masked total, MAC)."""
+        macs = {name: self._digest(d) for name, d in digests.items() if name != AUDIT}
+        macs[AUDIT] = self._head(digests)
+        return {name: (self._masked(d, macs[name], 1), macs[name]) for name, d in digests.items()}
+
+    def loaded(self, rows: Mapping[str, tuple[int, bytes, bytes]]) -> dict[str, Digest] | None:
+        """Inverse of :meth:`stored`, from (count, masked total, MAC); None if anything differs."""
+        digests: dict[str, Digest] = {}
+        for name, (count, total, mac) in rows.items():
+            masked = Digest(name, count, total)
+            digests[name] = Digest(name, count, self._masked(masked, mac, -1))
+        if AUDIT not in digests:
+            return None
+        good = hmac.compare_digest(self._head(digests), rows[AUDIT][2])
+        for name, d in digests.items():
+            if name != AUDIT:
+                good &= hmac.compare_digest(self._digest(d), rows[name][2])
+        return digests if good else None
+
+    def _digest(self, d: Digest) -> bytes:
         data = encode(_DIGEST, d.name, d.count, d.total)
         return hmac.digest(self._digest_key, data, hashlib.sha256)
+
+    def _head(self, digests: Mapping[str, Digest]) -> bytes:
+        state = [[d.name, d.count, d.total] for _, d in sorted(digests.items())]
+        return hmac.digest(self._digest_key, encode(_HEAD, state), hashlib.sha256)
+
+    def _masked(self, d: Digest, mac: bytes, sign: int) -> bytes:
+        # The MAC is a function of the total that looks random: a total has one mask, and two
+        # totals have unrelated ones.
+        mask = hmac.digest(self._weight_key, encode(_MASK, d.name, mac), hashlib.sha256)
+        total = int.from_bytes(d.total, "big") + sign * int.from_bytes(mask, "big")
+        return (total % _MODULUS).to_bytes(32, "big")
 
     def link(self, previous: bytes, seq: int, at_us: int, event: str, detail: bytes) -> bytes:
         """The audit link behind ``previous``."""

@@ -45,8 +45,12 @@ async def verify_table(reader: Reader, table: Table, expected: Digest) -> list[D
     index_total = empty(table.name)
     mine = schema.row_index.c.table_name == table.name
     async for entries in reader.pages(schema.row_index, mine):
-        macs = [e["mac"] for e in entries if isinstance(e["mac"], bytes)]
-        index_total = index_total.changed(added=macs)
+        weights = [
+            reader.macs.weight(table.name, e["row_key"], e["mac"])
+            for e in entries
+            if isinstance(e["mac"], bytes) and isinstance(e["row_key"], str)
+        ]
+        index_total = index_total.changed(added=weights)
     rows_total = empty(table.name)
     names = columns(table)
     known = 0
@@ -57,9 +61,10 @@ async def verify_table(reader: Reader, table: Table, expected: Digest) -> list[D
                 damaged.append(DamagedRow(table.name, checked.key, checked.why))
             try:
                 mac = reader.macs.row(table.name, names, checked.values)
+                weight = reader.macs.weight(table.name, checked.key, mac)
             except (TypeError, ValueError):
                 continue
-            rows_total = rows_total.changed(added=[mac])
+            rows_total = rows_total.changed(added=[weight])
     if index_total == expected:
         if known < expected.count:
             damaged += await _missing(reader, table)

@@ -7,7 +7,6 @@ SQL that every supported database has.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
@@ -29,7 +28,7 @@ from sqlalchemy import (
 from keycairn.errors import Code, KeycairnError
 from keycairn.store import schema
 from keycairn.store.codec import pack
-from keycairn.store.integrity import Digest, Macs
+from keycairn.store.integrity import AUDIT, Digest, Macs
 
 Values = dict[str, Any]
 T = TypeVar("T")
@@ -181,16 +180,11 @@ class Reader:
     async def digests(self) -> dict[str, Digest]:
         """All digests, their MACs checked. E_STORE_INTEGRITY."""
         rows = await mappings(self.conn, select(schema.digests))
-        out: dict[str, Digest] = {}
-        for row in rows:
-            try:
-                d = Digest(row["name"], row["count"], row["total"])
-                good = hmac.compare_digest(self.macs.digest(d), row["mac"])
-            except (TypeError, ValueError):
-                good = False
-            if good:
-                out[d.name] = d
-        if set(out) != {*schema.PROTECTED, "audit"}:
+        try:
+            out = self.macs.loaded({r["name"]: (r["count"], r["total"], r["mac"]) for r in rows})
+        except (TypeError, ValueError):
+            out = None
+        if out is None or set(out) != {*schema.PROTECTED, AUDIT}:
             raise KeycairnError(
                 Code.STORE_INTEGRITY,
                 "the store's digests don't belong to this data key, vault and node, or were edited",
@@ -230,13 +224,20 @@ class Transaction(Reader):
         """Write audit records and changed digests."""
         if self._audit:
             await self.conn.execute(insert(schema.audit), self._audit)
-        changed = [d for name, d in self._digests.items() if self._before[name] != d]
-        if changed:
+        if self._digests != self._before:
+            # The audit row's MAC is over all of them, so it changes with each.
+            stored = self.macs.stored(self._digests)
+            changed = [n for n, d in self._digests.items() if n == AUDIT or self._before[n] != d]
             await self.conn.execute(
                 update(schema.digests).where(schema.digests.c.name == bindparam("which")),
                 [
-                    {"which": d.name, "count": d.count, "total": d.total, "mac": mac}
-                    for d, mac in ((d, self.macs.digest(d)) for d in changed)
+                    {
+                        "which": name,
+                        "count": self._digests[name].count,
+                        "total": stored[name][0],
+                        "mac": stored[name][1],
+                    }
+                    for name in changed
                 ],
             )
 
@@ -246,14 +247,14 @@ class Transaction(Reader):
 
     def audit(self, event: str, **detail: Any) -> None:
         """Append to the audit chain."""
-        head = self._digests["audit"]
+        head = self._digests[AUDIT]
         seq = head.count + 1
         packed = pack(detail, "an audit record")
         link = self.macs.link(head.total, seq, self._now_us, event, packed)
         self._audit.append(
             {"seq": seq, "at_us": self._now_us, "event": event, "detail": packed, "link": link}
         )
-        self._digests["audit"] = Digest("audit", seq, link)
+        self._digests[AUDIT] = Digest(AUDIT, seq, link)
 
     async def insert(self, table: Table, rows: Iterable[Values]) -> None:
         """Add rows at version 1. IntegrityError when one exists."""
@@ -263,7 +264,7 @@ class Transaction(Reader):
         entries = [self._entry(table, row) for row in full]
         await self.conn.execute(insert(table), full)
         await self.conn.execute(insert(schema.row_index), entries)
-        self._account(table, added=[e["mac"] for e in entries])
+        self._account(table, added=[self._weight(e) for e in entries])
 
     async def replace(self, table: Table, row: Values) -> bool:
         """Insert a row or replace that with its primary key; True if it was new."""
@@ -285,7 +286,8 @@ class Transaction(Reader):
             )
             .values(version=entry["version"], mac=entry["mac"])
         )
-        self._account(table, added=[entry["mac"]], removed=[self._mac(table, was)])
+        was_there = {**entry, "mac": self._mac(table, was)}
+        self._account(table, added=[self._weight(entry)], removed=[self._weight(was_there)])
         return False
 
     async def remove(self, table: Table, **key: Any) -> bool:
@@ -303,7 +305,8 @@ class Transaction(Reader):
                 schema.row_index.c.row_key == old.key,
             )
         )
-        self._account(table, removed=list(macs.values()))
+        gone = [self.macs.weight(table.name, key, mac) for key, mac in macs.items()]
+        self._account(table, removed=gone)
         return True
 
     def _mac(self, table: Table, row: Mapping[str, Any]) -> bytes:
@@ -316,6 +319,9 @@ class Transaction(Reader):
             "version": row["version"],
             "mac": self._mac(table, row),
         }
+
+    def _weight(self, entry: Values) -> bytes:
+        return self.macs.weight(entry["table_name"], entry["row_key"], entry["mac"])
 
     def _account(
         self, table: Table, *, added: Sequence[bytes] = (), removed: Sequence[bytes] = ()
