@@ -281,13 +281,28 @@ async def test_a_peer_that_is_down_is_named_and_others_go_on(tmp_path: Path) -> 
             check(k, fine.result, b"message" if k.scheme == "schnorr" else b"\1" * 32)
 
 
+async def test_a_node_that_refuses_tells_the_others_at_once(tmp_path: Path) -> None:
+    """A long limit: without being told, the others would wait for it."""
+    async with Vault.of(tmp_path, policy="none", session_seconds=120.0) as vault:
+        key = await vault.key()
+        vault.parameters["operations"] = frozenset()
+        await vault.restart(2)
+        answers = await asyncio.wait_for(vault.sign(key, (1, 2)), 30)
+        assert answers.codes == {1: Code.POLICY, 2: Code.POLICY}
+        assert answers.error(1).detail["reported_by"] == 2
+        assert not await vault.stores[1].spends()
+
+
 async def test_what_became_of_a_session_is_told_to_its_application_only(open_vault: Vault) -> None:
     names = open_vault.names(session="mine")
     assert (await open_vault.create(names=names)).result
     service = open_vault.services[1]
     assert (await service.session(APP, "mine"))["state"] == "done"
-    failed = open_vault.names(session="failed")
-    await open_vault.create(names=failed, threshold=1, count=1)
+    await open_vault.stop(3)
+    await open_vault.create(names=open_vault.names(session="failed"))
+    failed = await service.session(APP, "failed")
+    assert failed["state"] == "failed"
+    assert failed["error"]["code"] == "E_PEER_TIMEOUT"
     for app, name in (("other", "mine"), (APP, "unknown")):
         with pytest.raises(KeycairnError) as caught:
             await service.session(app, name)
