@@ -25,7 +25,9 @@ _CTX = GLOBAL_CONTEXT.ctx
 _COMPRESSED = 258  # SECP256K1_EC_COMPRESSED
 _UNCOMPRESSED = 2  # SECP256K1_EC_UNCOMPRESSED
 _PUBKEY = ffi.typeof("secp256k1_pubkey *")
-_BYTES_32, _BYTES_33, _BYTES_65 = (ffi.typeof(f"unsigned char[{n}]") for n in (32, 33, 65))
+_BYTES_32, _BYTES_33, _BYTES_64, _BYTES_65 = (
+    ffi.typeof(f"unsigned char[{n}]") for n in (32, 33, 64, 65)
+)
 _SIZE = ffi.typeof("size_t *")
 
 
@@ -33,9 +35,8 @@ _SIZE = ffi.typeof("size_t *")
     "int(unsigned char *, const unsigned char *, const unsigned char *, void *)"
 )
 def _raw_point(output: Any, x: Any, y: Any, _data: Any) -> int:
-    output[0] = 4
-    ffi.memmove(output + 1, x, 32)
-    ffi.memmove(output + 33, y, 32)
+    ffi.memmove(output, x, 32)
+    ffi.memmove(output + 32, y, 32)
     return 1
 
 
@@ -46,14 +47,14 @@ class _Product(Point):
 
     def __init__(self, group: Group, raw: bytes) -> None:
         self.group = group
-        self._raw = raw  # uncompressed
-        self._encoded = bytes((2 + (raw[64] & 1),)) + raw[1:33]
+        self._raw = raw  # x and y
+        self._encoded = bytes((2 + (raw[63] & 1),)) + raw[:32]
 
     def __getattr__(self, name: str) -> Any:
         if name != "inner":  # the slot that is still empty
             raise AttributeError(name)
         inner = ffi.new(_PUBKEY)
-        if not lib.secp256k1_ec_pubkey_parse(_CTX, inner, self._raw, 65):
+        if not lib.secp256k1_ec_pubkey_parse(_CTX, inner, b"\4" + self._raw, 65):
             raise identity_error()
         self.inner = inner
         return inner
@@ -83,7 +84,7 @@ class Secp256k1(Group):
         return Point(self, inner)
 
     def mul_secret(self, p: Point, k: int) -> Point:
-        out = ffi.new(_BYTES_65)
+        out = ffi.new(_BYTES_64)
         if not lib.secp256k1_ecdh(_CTX, out, p.inner, self._scalar(k), _raw_point, ffi.NULL):
             raise identity_error()
         return _Product(self, bytes(ffi.buffer(out)))

@@ -21,12 +21,13 @@ before anything leaves, and leave in one message.
 
 from __future__ import annotations
 
+from hashlib import shake_128
 from typing import Final
 
 import numpy as np
 
 from keycairn.curves import SECP256K1, Point
-from keycairn.encoding import encode, tag, xof
+from keycairn.encoding import encode, field, header, tag
 from keycairn.ports import Rng
 
 #: Number of base OTs; Δ has as many bits.
@@ -46,13 +47,24 @@ def pair_id(session: bytes, sender: int, receiver: int) -> bytes:
     return encode(_PAIR, session, sender, receiver)
 
 
+# X_n("baseot/h", psid, i, b, point) and X_n("baseot/k", psid, setup_id, i, b, point) are computed
+# some hundred times in a row, so they are put together from the parts of their encoding. b is
+# encoded as one byte, so that the hashed length does not depend on it.
+_ROW: Final = [field(i) + field(bytes(1))[:-1] for i in range(COUNT)]
+_POINT: Final = field(bytes(SECP256K1.point_len))[: -SECP256K1.point_len]
+
+
 def _hash_to_point(psid: bytes, i: int, b: int, other: bytes) -> Point:
-    # b is encoded as one byte, so that the hashed length does not depend on it.
-    return SECP256K1.hash_to_point(xof(64, _HASH, psid, i, bytes([b]), other))
+    """``P("baseot/h", psid, i, b, other)`` for an encoded point ``other``."""
+    encoded = header(_HASH, 4) + field(psid) + _ROW[i] + bytes((b,)) + _POINT + other
+    return SECP256K1.hash_to_point(shake_128(encoded).digest(64))
 
 
 def _derive(psid: bytes, setup_id: bytes, i: int, b: int, shared: Point) -> bytes:
-    return xof(KEY_LEN, _KEY, psid, setup_id, i, bytes([b]), shared.encode())
+    """``X_16("baseot/k", psid, setup_id, i, b, shared)``."""
+    head = header(_KEY, 5) + field(psid) + field(setup_id)
+    encoded = head + _ROW[i] + bytes((b,)) + _POINT + shared.encode()
+    return shake_128(encoded).digest(KEY_LEN)
 
 
 def decode_column(column: bytes) -> list[Point]:
