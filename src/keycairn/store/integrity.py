@@ -114,8 +114,10 @@ class Macs:
         return hmac.digest(self._digest_key, data, hashlib.sha256)
 
     def _head(self, digests: Mapping[str, Digest]) -> bytes:
-        state = [[d.name, d.count, d.total] for _, d in sorted(digests.items())]
-        return hmac.digest(self._digest_key, encode(_HEAD, state), hashlib.sha256)
+        all_of_them = [
+            encode(_DIGEST, d.name, d.count, d.total) for _, d in sorted(digests.items())
+        ]
+        return hmac.digest(self._digest_key, encode(_HEAD, *all_of_them), hashlib.sha256)
 
     def _masked(self, d: Digest, mac: bytes, sign: int) -> bytes:
         # The MAC is a function of the total that looks random: a total has one mask, and two
