@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 from keycairn.errors import Abort, Code, KeycairnError, PeerAborted
 from keycairn.ports import Rng
 from keycairn.protocols import session, wire
+from keycairn.protocols.durable import Ban
 from keycairn.protocols.form import Durable, Factory, Inbox, Party, Round, Signer
 from keycairn.protocols.link import Link
 from keycairn.protocols.router import Mailbox, Router
@@ -130,12 +131,22 @@ class _Runner:
                 else:
                     answer = await self._round(step)
         finally:
-            # A step that is still at work in its thread can't be closed; what it yields is lost.
+            # A step that is still at work in its thread can't be closed.
             with suppress(ValueError):
                 generator.close()
 
     async def _off_loop(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.env.executor, work)
+        step = asyncio.get_running_loop().run_in_executor(self.env.executor, work)
+        try:
+            return await asyncio.shield(step)
+        except asyncio.CancelledError:
+            # The session is over, but its step is still at work in its thread. A peer that times
+            # its cheating for this very moment must not get away with it (rule 7).
+            with suppress(Exception):
+                last = await step
+                if isinstance(last, Durable) and isinstance(last.record, Ban):
+                    await self._durable(last)
+            raise
 
     async def _durable(self, step: Durable) -> None:
         self.env.crash(f"{step.what}:before")

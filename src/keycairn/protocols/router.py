@@ -17,8 +17,10 @@ from keycairn.protocols.session import Frame
 from keycairn.protocols.wire import decode
 
 _EARLY_PER_PEER = 256  # HELLOs of sessions that this node has not been asked for yet
+_GIVEN_UP_PER_PEER = 256  # sessions that a peer gave up before this node was asked for them
 _EARLY_BYTES = 4 << 20  # all early HELLOs of one peer; a large one (ERS, long message) fits
 _SMALL = 256 << 10  # largest HELLO, CONFIRM, ECHO or ABORT
+_NOTICE = 512  # largest ABORT that is kept
 _REMEMBERED_NAMES = 200_000
 
 
@@ -144,6 +146,7 @@ class Router:
     def __init__(self) -> None:
         self._open: dict[bytes, Mailbox] = {}
         self._early: dict[int, OrderedDict[bytes, Frame]] = {}
+        self._given_up: dict[int, OrderedDict[bytes, Frame]] = {}
         self._used: OrderedDict[bytes, None] = OrderedDict()
         self.dropped = 0
 
@@ -160,24 +163,28 @@ class Router:
                 not_lost="Nothing was signed or created by this request.",
                 next="send the request again under a fresh session_id (and the same request_id)",
             )
-        self._used[route] = None
-        while len(self._used) > _REMEMBERED_NAMES:
-            self._used.popitem(last=False)
+        self._use(route)
         box = Mailbox(peers)
         self._open[route] = box
         for peer in peers:
-            frame = self._early.get(peer, OrderedDict()).pop(route, None)
-            if frame is not None:
-                box.put(peer, frame)
+            for kept in (self._early, self._given_up):
+                frame = kept.get(peer, OrderedDict()).pop(route, None)
+                if frame is not None:
+                    box.put(peer, frame)
         return box
+
+    def _use(self, route: bytes) -> None:
+        self._used[route] = None
+        while len(self._used) > _REMEMBERED_NAMES:
+            self._used.popitem(last=False)
 
     def refuse(self, route: bytes) -> bool:
         """Use up a name without a session; False if it was used before."""
         if route in self._used:
             return False
-        self._used[route] = None
-        for early in self._early.values():
-            early.pop(route, None)
+        self._use(route)
+        for kept in (*self._early.values(), *self._given_up.values()):
+            kept.pop(route, None)
         return True
 
     def close(self, route: bytes) -> None:
@@ -208,8 +215,17 @@ class Router:
             return
         early = self._early.setdefault(peer, OrderedDict())
         if frame.kind == session.ABORT:
-            early[frame.route] = frame  # the peer has given up: its HELLO is void
-        else:
+            # Kept apart: whoever makes an honest peer refuse many requests must not push the
+            # HELLOs of its other sessions out of here.
+            early.pop(frame.route, None)
+            given_up = self._given_up.setdefault(peer, OrderedDict())
+            if size <= _NOTICE:
+                given_up[frame.route] = frame
+            while len(given_up) > _GIVEN_UP_PER_PEER:
+                given_up.popitem(last=False)
+                self.dropped += 1
+            return
+        if frame.route not in self._given_up.get(peer, OrderedDict()):
             early.setdefault(frame.route, frame)
         while len(early) > _EARLY_PER_PEER or _held(early) > _EARLY_BYTES:
             early.popitem(last=False)
@@ -235,6 +251,7 @@ class Router:
 
         A HELLO of the new incarnation may be here already: it overtakes control messages.
         """
+        self._given_up.pop(peer, None)
         early = self._early.get(peer, OrderedDict())
         for route, frame in list(early.items()):
             try:

@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -24,6 +25,7 @@ R = TypeVar("R")
 
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 _REMEMBERED = 1000
+_NOTICE_SECONDS = 1.0
 
 
 def check_names(names: SessionNames, vault_players: tuple[int, ...]) -> None:
@@ -105,10 +107,16 @@ class Sessions:
         killed by the protocol before it asked for this record.
         """
         now = self._clock.now_us()
-        for peer in peers:
-            row = BanRow(f"ban-{self._rng.bytes(8).hex()}", peer, reason, now)
-            self._banned[peer] = row
-            await self._store.put_ban(row)
+        rows = [BanRow(f"ban-{self._rng.bytes(8).hex()}", p, reason, now) for p in peers]
+        # In memory all at once: a disk that fails must not leave a peer out.
+        self._banned.update({row.peer: row for row in rows})
+        failures: list[KeycairnError] = []
+        for row in rows:
+            try:
+                await self._store.put_ban(row)
+            except KeycairnError as exc:
+                failures.append(exc)
+        # Only now: the end of a session tells the peer that its check failed.
         for spec in list(self._running.values()):
             if set(spec.players) & set(peers):
                 self._router.fail(
@@ -120,6 +128,8 @@ class Sessions:
                         certainty=Certainty.CERTAIN,
                     ),
                 )
+        if failures:
+            raise failures[0]
 
     def refuse_banned(self, players: tuple[int, ...]) -> None:
         """Raise E_PEER_BANNED if a player is banned."""
@@ -179,6 +189,7 @@ class Sessions:
             # Nodes that have just started may still be dialling.
             peers = [p for p in spec.players if p != self._params.index]
             await self._link.wait_up(peers, min(limit, 5.0))
+            self.refuse_banned(spec.players)  # one of them may have been banned meanwhile
             return await run(spec, factory, env)
         finally:
             self._public -= public
@@ -195,9 +206,12 @@ class Sessions:
         route = route_of(self._params.vault_id, names.session_id)
         if not self._router.refuse(route):
             return
+        notice = abort_frame(route, b"", 0, code)
         for peer in self._params.players:
             if peer in names.players and peer != self._params.index:
-                await self._link.send(peer, abort_frame(route, b"", 0, code))
+                # A peer that reads nothing must not hold up the answer to our own client.
+                with suppress(TimeoutError, KeycairnError):
+                    await asyncio.wait_for(self._link.send(peer, notice), _NOTICE_SECONDS)
 
     async def drain(self, seconds: float) -> None:
         """Wait until no session runs, at most ``seconds``."""

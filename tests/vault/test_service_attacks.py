@@ -1,0 +1,65 @@
+"""Attacks on whole nodes that were tried, named after what the attacker wants."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from keycairn.errors import Code, KeycairnError
+from keycairn.vault.api import Sign
+from vault.nodes import Vault
+
+
+async def test_t033_a_disk_that_fails_lets_no_peer_out_of_its_ban(
+    open_vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two peers fail their checks at once, and the store takes neither ban: in this process both
+    stay banned, and sessions with either end."""
+    sessions = open_vault.services[1]._sessions
+
+    async def full(_row: Any) -> None:
+        raise KeycairnError(Code.UNAVAILABLE, "disk full")
+
+    monkeypatch.setattr(open_vault.stores[1], "put_ban", full)
+    with pytest.raises(KeycairnError) as caught:
+        await sessions.ban((2, 3), "E_OT_CHECK")
+    assert caught.value.code is Code.UNAVAILABLE
+    assert sessions.banned(2)
+    assert sessions.banned(3)
+
+
+async def test_t033_a_ban_reaches_a_session_that_still_waits_for_a_third_player(
+    open_vault: Vault,
+) -> None:
+    vault = open_vault
+    key = await vault.key("schnorr", threshold=2)
+    vault.network.take_down(2)
+    waiting = asyncio.create_task(vault.sign(key, (1, 2, 3)))
+    await asyncio.sleep(0.2)
+    await vault.services[1]._sessions.ban((3,), "E_OT_CHECK")
+    vault.network.bring_up(2)
+    assert (await waiting).codes[1] is Code.PEER_BANNED
+
+
+async def test_a_peer_that_reads_nothing_does_not_hold_up_a_refusal(
+    open_vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue to a malicious peer is full for ever; clients of this node get their answers."""
+    key = await open_vault.key("schnorr")
+    service = open_vault.services[1]
+
+    async def stuck(_peer: int, _data: bytes) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(service._sessions._link, "send", stuck)
+    async with asyncio.timeout(5):
+        answers = await open_vault.ask(
+            lambda s: s.sign("another", _sign(open_vault, key.key_id)), (1,)
+        )
+    assert answers.error(1).code is Code.NOT_FOUND
+
+
+def _sign(vault: Vault, key_id: str) -> Sign:
+    return Sign(vault.names((1, 2)), key_id, message=b"m")
