@@ -16,6 +16,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import gmpy2  # type: ignore[import-untyped]
+
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Rng, randbelow
 
@@ -101,7 +103,7 @@ class Group(ABC):
         """1/k mod q for a *public* k (variable time). Raises E_BAD_SCALAR for 0."""
         if k % self.q == 0:
             raise KeycairnError(Code.BAD_SCALAR, "zero has no inverse")
-        return pow(k, -1, self.q)
+        return int(gmpy2.invert(k, self.q))
 
     # -- points ----------------------------------------------------------------------------
 

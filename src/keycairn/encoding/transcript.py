@@ -104,26 +104,30 @@ def encode(t: Tag, *fields: Field) -> bytes:
 
 def digest(t: Tag, *fields: Field) -> bytes:
     """``H(tag, …)``: SHA-256 over :func:`encode` (32 bytes)."""
-    h = hashlib.sha256(header(t, len(fields)))
-    _absorb(h, fields)
+    h = hashlib.sha256()
+    _absorb(h, t, fields)
     return h.digest()
 
 
 def xof(n: int, t: Tag, *fields: Field) -> bytes:
     """``X_n(tag, …)``: ``n`` bytes of SHAKE128 over :func:`encode`."""
-    h = hashlib.shake_128(header(t, len(fields)))
-    _absorb(h, fields)
+    h = hashlib.shake_128()
+    _absorb(h, t, fields)
     return h.digest(n)
 
 
-def _absorb(h: Any, fields: Sequence[Field]) -> None:
-    """Hash the fields as :func:`encode` has them, long byte strings without copying them."""
+def _absorb(h: Any, t: Tag, fields: Sequence[Field]) -> None:
+    """Hash what :func:`encode` gives, long byte strings without copying them."""
+    parts = [header(t, len(fields))]
     for value in fields:
         if type(value) is bytes and len(value) > _LONG:
-            h.update(b"b" + len(value).to_bytes(8, "big"))
+            parts.append(b"b" + len(value).to_bytes(8, "big"))
+            h.update(b"".join(parts))
             h.update(value)
+            parts = []
         else:
-            h.update(field(value))
+            parts.append(field(value))
+    h.update(b"".join(parts))
 
 
 def to_scalar(q: int, t: Tag, *fields: Field) -> int:
