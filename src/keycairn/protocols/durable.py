@@ -59,3 +59,15 @@ class Ban:
     peers: tuple[int, ...]
     reason: str
     evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Release:
+    """This holder's part of a recovery document is about to leave under an RSA key.
+
+    The journal refuses if that key is not on this node's allow-list any more (R-31).
+    """
+
+    session: bytes
+    rsa_spki_sha256: str
+    key_ids: tuple[str, ...]

@@ -15,7 +15,8 @@ from keycairn.ers.prove import make_part
 from keycairn.ers.rsa import RsaPublicKey
 from keycairn.ers.statement import KeyStatement
 from keycairn.ers.verify import ExpectedKey, verify_part
-from keycairn.protocols.form import Inbox, Party, Protocol, Round
+from keycairn.protocols.durable import Release
+from keycairn.protocols.form import Durable, Inbox, Party, Protocol, Round
 from keycairn.protocols.record import KeyRecord, KeyShare
 from keycairn.protocols.wire import Message
 
@@ -77,6 +78,8 @@ def make_document(
         rsa: the recovery key, looked up on this node's own allow-list (R-31).
         keys: records and shares, in the parameters' order.
 
+    Yields, besides the round: ``Durable("ers/release", Release)`` before the part leaves.
+
     Raises:
         Abort: E_ERS_INVALID naming the player whose part does not verify.
     """
@@ -93,6 +96,8 @@ def make_document(
         chain_codes=[k.chain_code for k in keys],
         rng=party.rng,
     )
+    # The list may have changed since the session was asked for (T-103).
+    yield Durable("ers/release", Release(party.sid, rsa.spki_sha256, params.key_ids))
     inbox: Inbox = yield Round(broadcast=PartMessage(mine.to_cbor()))
     parts = {party.index: mine}
     expected = [

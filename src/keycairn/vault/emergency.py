@@ -23,6 +23,7 @@ from keycairn.ers.rsa import RsaPublicKey, check_distinct, load_rsa_public_key
 from keycairn.ers.verify import ExpectedKey, verify_document
 from keycairn.ports import Clock, Rng
 from keycairn.protocols import ers_session
+from keycairn.protocols.durable import Release
 from keycairn.protocols.session import SessionSpec
 from keycairn.vault.api import CreateDocument, DocumentResult, ErsKeyView, VaultParameters
 from keycairn.vault.control import DocumentHere, DocumentOffer, DocumentWanted
@@ -42,9 +43,26 @@ _REQUEST = tag("request/ers")
 _OFFER = 4000
 
 
-class _NoJournal:
+class _ReleaseJournal:
+    """Looks at the allow-list once more, and writes down what leaves, before it leaves."""
+
+    def __init__(self, store: Store, ers_keys: ErsKeys, rsa: RsaPublicKey) -> None:
+        self._store = store
+        self._ers_keys = ers_keys
+        self._rsa = rsa
+
     async def commit(self, what: str, record: Any) -> None:
-        raise ValueError(f"this session has no durable step {what}")
+        if not isinstance(record, Release):
+            raise ValueError(f"this session has no durable step {what}")
+        await self._ers_keys.allowed(self._rsa.spki)
+        await self._store.audit(
+            "ers.part",
+            {
+                "session": record.session,
+                "spki_sha256": record.rsa_spki_sha256,
+                "keys": list(record.key_ids),
+            },
+        )
 
 
 class ErsKeys:
@@ -55,6 +73,8 @@ class ErsKeys:
         self._store = store
         self._clock = clock
         self._rng = rng
+        # Held by every change of a row: what is read must still be so when it is written.
+        self._change = asyncio.Lock()
 
     async def allowed(self, spki: bytes) -> RsaPublicKey:
         """The key, if it stands on the list right now. E_KEY_NOT_ALLOWED, E_WEAK_RSA."""
@@ -87,34 +107,36 @@ class ErsKeys:
         key = load_rsa_public_key(spki, allow_2048=legacy_2048)
         if expires_us is not None and expires_us <= self._clock.now_us():
             raise malformed("the expiry lies in the past")
-        others = [r for r in await self._store.ers_keys() if r.spki_sha256 != key.spki_sha256]
-        check_distinct([key, *(load_rsa_public_key(r.spki, allow_2048=True) for r in others)])
-        known = await self._store.ers_key(key.spki_sha256)
-        if known is not None and known.state == "allowed":
-            raise KeycairnError(
-                Code.CONFLICT,
-                "this RSA key is on the list already",
-                next="keycairn ers key attest repeats the proof of possession",
+        async with self._change:
+            others = [r for r in await self._store.ers_keys() if r.spki_sha256 != key.spki_sha256]
+            check_distinct([key, *(load_rsa_public_key(r.spki, allow_2048=True) for r in others)])
+            known = await self._store.ers_key(key.spki_sha256)
+            if known is not None and known.state == "allowed":
+                raise KeycairnError(
+                    Code.CONFLICT,
+                    "this RSA key is on the list already",
+                    next="keycairn ers key attest repeats the proof of possession",
+                )
+            return await self._challenge(
+                ErsKeyRow(
+                    spki_sha256=key.spki_sha256,
+                    spki=key.spki,
+                    bits=key.bits,
+                    added_us=self._clock.now_us(),
+                    expires_us=expires_us,
+                    attested_us=None,
+                    state="challenged",
+                    legacy_2048=legacy_2048,
+                )
             )
-        return await self._challenge(
-            ErsKeyRow(
-                spki_sha256=key.spki_sha256,
-                spki=key.spki,
-                bits=key.bits,
-                added_us=self._clock.now_us(),
-                expires_us=expires_us,
-                attested_us=None,
-                state="challenged",
-                legacy_2048=legacy_2048,
-            )
-        )
 
     async def attest(self, spki_sha256: str) -> dict[str, Any]:
         """Challenges for a key that is on the list; it stays allowed meanwhile."""
-        row = await self._store.ers_key(spki_sha256)
-        if row is None or row.state == "removed":
-            raise KeycairnError(Code.NOT_FOUND, "no such ERS key at this node")
-        return await self._challenge(row)
+        async with self._change:
+            row = await self._store.ers_key(spki_sha256)
+            if row is None or row.state == "removed":
+                raise KeycairnError(Code.NOT_FOUND, "no such ERS key at this node")
+            return await self._challenge(row)
 
     async def _challenge(self, row: ErsKeyRow) -> dict[str, Any]:
         key = load_rsa_public_key(row.spki, allow_2048=row.legacy_2048)
@@ -130,32 +152,41 @@ class ErsKeys:
     async def confirm(self, answers: Mapping[str, Any]) -> ErsKeyView:
         """Check the owner's answers and put the key on the list. E_BAD_PROOF."""
         sha = answers.get("rsa_spki_sha256")
-        row = await self._store.ers_key(sha) if isinstance(sha, str) else None
-        if row is None or row.challenge is None or row.state == "removed":
-            raise KeycairnError(
-                Code.NOT_FOUND,
-                "no challenges are outstanding for this RSA key",
-                next="keycairn ers key add --rsa-public-key FILE",
+        async with self._change:
+            row = await self._store.ers_key(sha) if isinstance(sha, str) else None
+            if row is None or row.challenge is None or row.state == "removed":
+                raise KeycairnError(
+                    Code.NOT_FOUND,
+                    "no challenges are outstanding for this RSA key",
+                    next="keycairn ers key add --rsa-public-key FILE",
+                )
+            kept = row.challenge
+            challenges = Challenges(
+                kept["public"].encode(),
+                tuple(bytes.fromhex(e) for e in kept["expected"]),
+                row.spki_sha256,
+                bytes.fromhex(kept["nonce"]),
             )
-        kept = row.challenge
-        challenges = Challenges(
-            kept["public"].encode(),
-            tuple(bytes.fromhex(e) for e in kept["expected"]),
-            row.spki_sha256,
-            bytes.fromhex(kept["nonce"]),
-        )
-        check_answers(challenges, canonical_json(dict(answers)))
-        now = self._clock.now_us()
-        row = replace(row, state="allowed", attested_us=now, challenge=None)
-        await self._store.put_ers_key(row)
-        return self._view(row)
+            check_answers(challenges, canonical_json(dict(answers)))
+            now = self._clock.now_us()
+            row = replace(row, state="allowed", attested_us=now, challenge=None)
+            await self._store.put_ers_key(row)
+            return self._view(row)
 
     async def remove(self, spki_sha256: str) -> None:
         """Take a run-time key off the list (documents under it stay what they are)."""
-        row = await self._store.ers_key(spki_sha256)
-        if row is None:
-            raise KeycairnError(Code.NOT_FOUND, "no such ERS key at this node")
-        await self._store.put_ers_key(replace(row, state="removed", challenge=None))
+        if any(_configured(e).rsa_spki_sha256 == spki_sha256 for e in self._params.ers_allowed):
+            raise KeycairnError(
+                Code.CONFLICT,
+                "this RSA key is allowed by the configuration file",
+                not_lost="It stays allowed.",
+                next="take it out of [ers] allowed in node.toml and restart the node",
+            )
+        async with self._change:
+            row = await self._store.ers_key(spki_sha256)
+            if row is None:
+                raise KeycairnError(Code.NOT_FOUND, "no such ERS key at this node")
+            await self._store.put_ers_key(replace(row, state="removed", challenge=None))
 
     async def list(self) -> Sequence[ErsKeyView]:
         rows = [self._view(r) for r in await self._store.ers_keys() if r.state != "removed"]
@@ -212,6 +243,7 @@ class Documents:
         self._keys = keys
         self._exchange = exchange
         self._clock = clock
+        self._lost: frozenset[str] = frozenset()
         exchange.on(DocumentOffer, self._offered)
         exchange.on(DocumentWanted, self._wanted)
         exchange.on(DocumentHere, self._received)
@@ -304,7 +336,7 @@ class Documents:
             lambda party: ers_session.make_document(
                 party, self._params.vault_id, parameters, rsa, shares
             ),
-            _NoJournal(),
+            _ReleaseJournal(self._store, self._ers_keys, rsa),
             timeout=self._params.session_seconds + 0.05 * len(shares),
         )
         return made.document
@@ -351,7 +383,7 @@ class Documents:
 
         Returns the hashes of documents that are gone or damaged; peers are asked for them.
         """
-        lost = []
+        lost: list[str] = []
         for row in await self._store.documents():
             try:
                 await asyncio.to_thread(self._files.get, row.sha256)
@@ -360,6 +392,7 @@ class Documents:
                     raise
                 lost.append(row.sha256)
                 await self._store.delete_document(row.sha256)
+        self._lost = frozenset(lost)
         return lost
 
     async def status(self, row: KeyRow) -> dict[str, Any]:
@@ -401,7 +434,7 @@ class Documents:
     async def _received(self, peer: int, here: DocumentHere) -> None:
         """A document from a peer counts after the same checks as one that was made here."""
         document = await asyncio.to_thread(Document.load, here.data)
-        if document.sha256 != here.sha256:
+        if document.sha256 != here.sha256 or not await self._adds_something(document):
             return
         rsa = await self._ers_keys.allowed(document.context.rsa().spki)
         hashes = []
@@ -411,6 +444,31 @@ class Documents:
                 return
             hashes.append(row.record.hash)
         await self._keep(document, rsa, hashes)
+
+    async def _adds_something(self, document: Document) -> bool:
+        """Whether a document of a peer is whole and protects a key that is not protected yet.
+
+        A peer can make its own part anew as often as it likes, and put it together with the
+        others' parts of an earlier document: each of those documents verifies.
+        """
+        if len(document.parts) != len(document.nodes):
+            return False
+        if any(key.holders != document.nodes for key in document.keys):
+            return False
+        if document.sha256 in self._lost:
+            return True
+        spki_sha256 = document.context.rsa().spki_sha256
+        for key in document.keys:
+            held = [
+                row
+                for row in await self._store.documents(key.key_id)
+                if row.complete
+                and row.spki_sha256 == spki_sha256
+                and row.keys[key.key_id] == (key.generation, key.record_hash)
+            ]
+            if not held:
+                return True
+        return False
 
 
 def _result(document: Document) -> DocumentResult:
