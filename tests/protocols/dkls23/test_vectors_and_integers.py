@@ -213,6 +213,23 @@ def test_a_number_in_another_slot_or_layout_is_the_same_number() -> None:
         assert (operation(columns_first, rows_first) == operation(rows_first, rows_first)).all()
 
 
+def test_results_may_take_the_place_of_operands() -> None:
+    edges = [0, 1, 2**64 - 1, 2**64, 2**320, M - 2**64, M - 1]
+    pairs = [(a, b) for a in edges for b in edges]
+    sums, differences = [(a + b) % M for a, b in pairs], [(a - b) % M for a, b in pairs]
+
+    def operands() -> tuple[np.ndarray, np.ndarray]:
+        return u384.from_ints([a for a, _ in pairs]), u384.from_ints([b for _, b in pairs])
+
+    x, y = operands()
+    assert u384.add(x, y, out=x) is x
+    assert u384.to_ints(x) == sums
+    for k in (0, 1):
+        both = operands()
+        assert u384.sub(*both, out=both[k]) is both[k]
+        assert u384.to_ints(both[k]) == differences
+
+
 # -- the gadget's products ---
 
 

@@ -107,8 +107,9 @@ def products(group: Group, digits: NDArray[np.float64]) -> list[int]:
     Args:
         digits: (w, 24, slots, 416): the digits of the numbers x.
     """
-    # A product for every slot, small enough for OpenBLAS to stay on one thread.
+    # Both steps in products that are small enough for OpenBLAS to stay on one thread: one for
+    # every slot, then one for every w.
     sums = np.matmul(digits.transpose(0, 2, 1, 3), _limbs(group)).astype(np.dtype("<i8"))
     parts = sums.view(np.dtype("<u2"))  # (w, slots, 24, 10 · 4)
-    rows = parts.reshape(-1, DIGITS * _LIMBS * _PARTS).astype(np.float64)
-    return _from_limbs(rows @ _reduction(group), group.q)
+    rows = parts.reshape(*sums.shape[:2], -1).astype(np.float64)
+    return _from_limbs(np.matmul(rows, _reduction(group)), group.q)

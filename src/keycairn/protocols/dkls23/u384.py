@@ -78,18 +78,19 @@ def to_ints(x: U384) -> list[int]:
     return [int.from_bytes(raw[k : k + BYTES], "big") for k in range(0, len(raw), BYTES)]
 
 
-def add(x: U384, y: U384) -> U384:
-    """``x + y mod 2^384``; y may be broadcast to the shape of x."""
-    out = np.add(x, y, out=np.empty_like(x))
+def add(x: U384, y: U384, out: U384 | None = None) -> U384:
+    """``x + y mod 2^384``; y may be broadcast to the shape of x. ``out`` may be x, but not y."""
+    out = np.add(x, y, out=np.empty_like(x) if out is None else out)
     # A limb of all ones passes on the carry that comes in; it did not overflow by itself.
-    out[..., 1:] += _carries(out < x, out == _ALL_ONES)
+    out[..., 1:] += _carries(out < y, out == _ALL_ONES)
     return out
 
 
-def sub(x: U384, y: U384) -> U384:
-    """``x - y mod 2^384``; y may be broadcast to the shape of x."""
-    out = np.subtract(x, y, out=np.empty_like(x))
-    out[..., 1:] -= _carries(x < y, out == 0)
+def sub(x: U384, y: U384, out: U384 | None = None) -> U384:
+    """``x - y mod 2^384``; y may be broadcast to the shape of x. ``out`` may be x or y."""
+    borrows = x < y
+    out = np.subtract(x, y, out=np.empty_like(x) if out is None else out)
+    out[..., 1:] -= _carries(borrows, out == 0)
     return out
 
 

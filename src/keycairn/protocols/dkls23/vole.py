@@ -101,9 +101,12 @@ class Alice:
         ]
 
     def _correct(self, alpha0: U384, alpha1: U384) -> U384:
+        """ã, in the memory of α¹."""
         flat = [value for triple in self._inputs for value in triple]
-        a = u384.from_ints(flat).reshape(-1, 1, COLUMNS, u384.LIMBS)
-        return u384.add(u384.sub(alpha0, alpha1), a)
+        a = u384.empty(*alpha0.shape[:-1])
+        a[...] = u384.from_ints(flat).reshape(-1, 1, COLUMNS, u384.LIMBS)
+        difference = u384.sub(alpha0, alpha1, out=alpha1)
+        return u384.add(difference, a, out=difference)
 
     def prove(self, challenge: Challenge) -> tuple[bytes, bytes]:
         """(η of all slots, 32 bytes each; μ, 32 bytes)."""
@@ -141,7 +144,8 @@ class Bob:
         q = self._group.q
         wire = np.frombuffer(a_tilde, np.uint8).reshape(-1, XI, COLUMNS, MASK_LEN)
         correction = u384.from_bytes(wire)
-        shares = u384.add(self._gamma, u384.times_bit(self._choices[:, :, None], correction))
+        shares = u384.times_bit(self._choices[:, :, None], correction)
+        u384.add(shares, self._gamma, out=shares)
         digits = u384.digits(shares)
         minus = residues.split(eta)[:, :, None] * self._choices  # β·η
         combined = residues.combine(q, challenge.weights, digits, minus)
