@@ -148,6 +148,20 @@ def test_ers_from_key_to_document(
     [row] = keycairn("ers", "status", key["key_id"], "--json", env=env).json["keys"]
     assert (row["status"], row["parts"], row["have"]) == ("COMPLETE", 3, 3)
 
+    # The same with one file for all nodes, as the README has it.
+    one = keycairn("ers", "key", "add", "--rsa-public-key", public, "--json", env=env)
+    assert one.code == 3, one.out  # It is on the list.
+    again = keycairn("ers", "key", "attest", confirmed["rsa_spki_sha256"], "--json", env=env)
+    asked, answered = tmp_path / "challenges.json", tmp_path / "answers.json"
+    asked.write_text(again.out)
+    process("prove", "--challenges", asked, "--rsa-key", rsa, "--out", answered, module=tool)
+    few = keycairn(
+        "ers", "key", "confirm", "--answers", answered, "--nodes", "1", "--json", env=env
+    )
+    assert few.json["nodes"] == [1]
+    others = ["ers", "key", "confirm", "--answers", answered, "--nodes", "2,3", "--json"]
+    assert keycairn(*others, env=env).json["nodes"] == [2, 3]
+
     removed = keycairn("ers", "key", "remove", confirmed["rsa_spki_sha256"], "--json", env=env)
     assert removed.json["removed"] == [1, 2, 3]
     out.unlink()

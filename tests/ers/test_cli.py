@@ -238,6 +238,40 @@ def test_keygen_and_proof_of_possession(tmp_path: Path, bits: int) -> None:
     refused(lambda: check_answers(other, (tmp_path / "answers").read_bytes()), Code.BAD_PROOF)
 
 
+def test_one_file_answers_the_challenges_of_several_nodes(tmp_path: Path) -> None:
+    key = tmp_path / "rsa.pem"
+    public = load_rsa_public_key(
+        Path(result("keygen", "--out", key)["public_key_file"]).read_bytes()
+    )
+    sets = {node: make_challenges(public, SeededRng(node)) for node in (1, 2, 30)}
+    public_json = {str(n): json.loads(s.public_json) for n, s in sets.items()}
+    asked, answered = tmp_path / "challenges", tmp_path / "answers"
+    prove = ("prove", "--challenges", asked, "--rsa-key", key, "--out", answered)
+
+    # What `keycairn ers key add --json` prints, of a vault and of one node.
+    asked.write_text(json.dumps({"bits": 3072, "nodes": [1, 2, 30], "challenges": public_json}))
+    result(*prove)
+    answers = json.loads(answered.read_text())["answers"]
+    assert set(answers) == {"1", "2", "30"}
+    for node, made in sets.items():
+        check_answers(made, json.dumps(answers[str(node)]).encode())
+    refused(lambda: check_answers(sets[1], json.dumps(answers["2"]).encode()), Code.BAD_PROOF)
+    answered.unlink()
+    asked.write_text(json.dumps({"nodes": [2], "challenges": public_json["2"]}))
+    result(*prove)
+    check_answers(sets[2], answered.read_bytes())
+    answered.unlink()
+
+    for wrong in ({}, {"x": public_json["1"]}, {"1": public_json["1"], "2": {}}, {"1": [1]}):
+        asked.write_text(json.dumps({"challenges": wrong}))
+        error(2, Code.MALFORMED, *prove)
+    # A ciphertext that is not a challenge is not answered, whatever stands beside it.
+    moved = public_json["1"] | {"nonce": public_json["2"]["nonce"]}
+    asked.write_text(json.dumps({"challenges": {"1": public_json["1"], "2": moved}}))
+    error(2, Code.BAD_PROOF, *prove)
+    assert not answered.exists()
+
+
 def _interface(root: Path, name: str, flags: int, state: str) -> None:
     (root / name).mkdir()
     (root / name / "flags").write_text(f"{flags:#x}\n")

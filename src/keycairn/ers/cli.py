@@ -33,7 +33,7 @@ from keycairn.ers.keyfile import (
     write_new,
 )
 from keycairn.ers.network import require_offline
-from keycairn.ers.possession import answer
+from keycairn.ers.possession import answer_all
 from keycairn.ers.recover import RecoveredKey, recover
 from keycairn.ers.rsa import load_rsa_public_key
 from keycairn.ers.rsakeys import generate
@@ -204,7 +204,7 @@ def _prove(args: argparse.Namespace) -> dict[str, Any]:
             next="give the challenges that `keycairn ers key add` wrote",
         )
     key = _private_key(args)
-    write_new(Path(args.out), answer(challenges, key), 0o644)
+    write_new(Path(args.out), answer_all(challenges, key), 0o644)
     return {"answers": args.out, "rsa_spki_sha256": key.public.spki_sha256}
 
 
@@ -262,7 +262,7 @@ def _keygen_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _prove_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--challenges", required=True, metavar="F", help="from `ers key add`")
+    parser.add_argument("--challenges", required=True, metavar="F", help="what `ers key add` gave")
     _private(parser)
     parser.add_argument("--out", required=True, metavar="F", help="answers for `ers key confirm`")
 

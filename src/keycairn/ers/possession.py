@@ -9,6 +9,8 @@ out a hash of it, never the plaintext.
 from __future__ import annotations
 
 import hmac
+import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,7 @@ COUNT = 8
 CHALLENGES_FORMAT = "keycairn-rsa-challenges"
 ANSWERS_FORMAT = "keycairn-rsa-answers"
 VERSION = 1
+_MAX_ALL = 1 << 22  # 255 sets for RSA-4096
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,29 @@ def answer(challenges_json: bytes, private_key: Decryptor) -> bytes:
             "answers": answers,
         }
     )
+
+
+def answer_all(data: bytes, private_key: Decryptor) -> bytes:
+    """The owner's side for what ``keycairn ers key add`` gave: one set of challenges, or its
+    whole result (``--json``) with those of one node or of several.
+
+    Returns:
+        The answers file (JSON): that of :func:`answer` for one set, else
+        ``{"answers": {node: that of its set}}``.
+
+    Raises:
+        KeycairnError: as :func:`answer`.
+    """
+    value = decode_json(data, max_bytes=_MAX_ALL)
+    sets = value.get("challenges") if isinstance(value, dict) else None
+    if not isinstance(sets, dict):
+        return answer(data, private_key)
+    if "format" in sets:
+        return answer(canonical_json(sets), private_key)
+    if not sets or not all(re.fullmatch("[1-9][0-9]{0,2}", node) for node in sets):
+        raise malformed(f"not a {CHALLENGES_FORMAT} file")
+    answers = {node: answer(canonical_json(one), private_key) for node, one in sets.items()}
+    return canonical_json({"answers": {node: json.loads(one) for node, one in answers.items()}})
 
 
 def check_answers(challenges: Challenges, answers_json: bytes) -> None:

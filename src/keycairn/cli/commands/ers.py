@@ -67,8 +67,9 @@ def _register_keys(keys: typer.Typer) -> None:
     ) -> None:
         """Check an RSA key and get 8 challenges that only its owner can answer.
 
-        The owner answers with `keycairn-recover prove`; `ers key confirm` then puts the key on
-        this node's list. With --vault: at every node of a local vault.
+        Its owner answers them with `keycairn-recover prove --challenges F`, where F is what this
+        command prints with --json or writes with --out; `ers key confirm` then puts the key on the
+        node's list. --config F: at one node. --vault F: at every node of a local vault.
         """
         spki = read_rsa_spki(rsa_public_key)
         key = load_rsa_public_key(spki, allow_2048=True)
@@ -102,7 +103,7 @@ def _register_keys(keys: typer.Typer) -> None:
     def confirm(
         answers: Annotated[
             Path,
-            typer.Option("--answers", help="file (with --vault: directory with a file per node)"),
+            typer.Option("--answers", help="file, or directory with a file per node"),
         ],
         config: ConfigOption = None,
         nodes: NodesOption = None,
@@ -114,9 +115,7 @@ def _register_keys(keys: typer.Typer) -> None:
             c.index: answers / f"answers-node{c.index}.json" if answers.is_dir() else answers
             for c in configs
         }
-        bodies = {i: decode_json(read_file(f, 1 << 16)) for i, f in files.items()}
-        if any(not isinstance(b, dict) for b in bodies.values()):
-            raise malformed("the answers must be the file that keycairn-recover prove wrote")
+        bodies = {i: _answers_of(read_file(f), i) for i, f in files.items()}
         views = each_operator(configs, lambda n, c: n.ers_key_confirm(bodies[c.index]))
         output.result(_merge_keys(views)[0])
 
@@ -260,6 +259,18 @@ def _write_challenges(
         write_new(path, json.dumps(challenges, sort_keys=True).encode() + b"\n", 0o644)
         files[str(index)] = str(path)
     return files
+
+
+def _answers_of(data: bytes, node: int) -> dict[str, Any]:
+    """A node's answers out of a file that ``keycairn-recover prove`` wrote for it or for all."""
+    body = decode_json(data)
+    if isinstance(body, dict) and isinstance(body.get("answers"), dict):
+        body = body["answers"].get(str(node))
+        if body is None:
+            raise malformed(f"the file has no answers for node {node}")
+    if not isinstance(body, dict):
+        raise malformed("the answers must be the file that keycairn-recover prove wrote")
+    return body
 
 
 def _merge_keys(views: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
