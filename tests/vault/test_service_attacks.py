@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from keycairn.errors import Code, KeycairnError
-from keycairn.vault.api import Sign
+from keycairn.vault.api import CreateKeys, Sign
 from vault.nodes import Vault
 
 
@@ -63,3 +63,20 @@ async def test_a_peer_that_reads_nothing_does_not_hold_up_a_refusal(
 
 def _sign(vault: Vault, key_id: str) -> Sign:
     return Sign(vault.names((1, 2)), key_id, message=b"m")
+
+
+async def test_a_strangers_api_key_at_one_node_does_not_take_over_a_share(
+    open_vault: Vault,
+) -> None:
+    """Whoever guesses the session name asks node 1 for the victim's key before the victim does."""
+    names = open_vault.names(session="guessed", request="order-17")
+    request = CreateKeys(names, "schnorr", "ed25519", 1)
+    stolen = asyncio.create_task(open_vault.services[1].create_keys("evil", request))
+    await asyncio.sleep(0.1)
+    answers = await open_vault.ask(lambda s: s.create_keys("app", request), (2, 3))
+    with pytest.raises(KeycairnError) as caught:
+        await stolen
+    assert caught.value.code is Code.SESSION_MISMATCH
+    assert caught.value.detail["field"] == "application"
+    assert None not in answers.codes.values()
+    assert [list(await store.keys()) for store in open_vault.stores.values()] == [[], [], []]

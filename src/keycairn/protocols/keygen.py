@@ -44,13 +44,18 @@ _READY = tag("ready")
 
 
 class KeygenParams(Message, frozen=True):
-    """Parameters of a creation session, equal at every holder."""
+    """Parameters of a creation session, equal at every holder.
+
+    ``application`` is whose keys these will be at every node: a stranger's key at one node must
+    not take the owner's place in a session whose name it could guess.
+    """
 
     request_id: str
     scheme: str
     curve: str
     threshold: int
     count: int
+    application: str = ""
 
 
 class Commitment(Message, frozen=True):

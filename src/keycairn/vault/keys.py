@@ -101,7 +101,12 @@ class Keys:
         names = request.names
         check_names(names, self._params.players)
         parameters = keygen.KeygenParams(
-            names.request_id, request.scheme, request.curve, request.threshold, request.count
+            names.request_id,
+            request.scheme,
+            request.curve,
+            request.threshold,
+            request.count,
+            application,
         )
         if request.variant is not None:
             raise KeycairnError(Code.MALFORMED, "this version has no key variants")
