@@ -43,10 +43,10 @@ class OtHash:
         """
         n = len(columns)
         inner = self._permute(np.ascontiguousarray(columns).view(_WORD).reshape(n, 2))
-        # One buffer holds y' ⊕ (C ‖ b) and then its permutation.
+        numbered = inner.copy()
+        numbered[:, 0] ^= np.arange(n, dtype=_WORD)
         tweaked = np.empty((_BLOCKS, n, 2), _WORD)
-        tweaked[...] = inner
-        tweaked[:, :, 0] ^= np.arange(n, dtype=_WORD)
+        tweaked[...] = numbered
         tweaked[:, :, 1] ^= np.arange(_BLOCKS, dtype=_WORD)[:, None]
         outer = self._permute(tweaked)
         outer ^= inner

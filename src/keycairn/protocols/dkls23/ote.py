@@ -20,8 +20,8 @@ Bit order: bit C of a row is bit ``C mod 8``, least significant first, of byte `
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
-from dataclasses import dataclass
 from functools import cached_property
 from hashlib import shake_128
 from typing import TypeAlias
@@ -53,7 +53,7 @@ _SWAPS = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Lane:
     """One direction of one chunk between two players: everything that its hashes bind.
 
@@ -79,7 +79,7 @@ class Lane:
         return encode(_VOLE, self.sid, self.chunk, self.bob, self.alice, self.setup_id)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class OtMessage:
     """What Bob sends for one chunk; lengths are checked before it is made from a message.
 
@@ -92,10 +92,19 @@ class OtMessage:
     u: bytes
     x_hat: bytes
     t_hat: bytes
+    _digests: dict[bytes, bytes] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def u_digest(self, lane: Lane) -> bytes:
+        """``d`` of this message, hashed once: two challenges want it."""
+        if lane.vid not in self._digests:
+            self._digests[lane.vid] = _u_digest(lane, self.u)
+        return self._digests[lane.vid]
 
     def transcript(self, lane: Lane) -> bytes:
         """``od``: the hash by which later challenges bind this message."""
-        return digest(_MESSAGE, lane.vid, _u_digest(lane, self.u), self.x_hat, self.t_hat)
+        return digest(_MESSAGE, lane.vid, self.u_digest(lane), self.x_hat, self.t_hat)
 
 
 class RowHash:
@@ -123,7 +132,7 @@ class RowHash:
         return hashed ^ np.frombuffer(self._zero, np.uint8) ^ rows[:, self._body :]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False)
 class BobRows:
     """Bob's output: choice bits (416·slots,) of 0 and 1, and columns t_C (416·slots, 16)."""
 
@@ -131,7 +140,7 @@ class BobRows:
     columns: Bytes2D
 
 
-@dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False)
 class AliceRows:
     """Alice's output: columns q_C (416·slots, 16), and whether Bob's check values fit."""
 
@@ -150,8 +159,11 @@ def extend_bob(lane: Lane, keys: bytes, rng: Rng) -> tuple[OtMessage, BobRows]:
     pairs = [keys[k : k + 32] for k in range(0, 32 * ROWS, 32)]
     t = _expand(lane, [pair[:16] for pair in pairs])
     u = t ^ _expand(lane, [pair[16:] for pair in pairs]) ^ x
-    row_hash = RowHash(lane, _u_digest(lane, u.tobytes()))
-    message = OtMessage(u.tobytes(), row_hash(x[None, :]).tobytes(), row_hash(t).tobytes())
+    u_bytes = u.tobytes()
+    u_digest = _u_digest(lane, u_bytes)
+    row_hash = RowHash(lane, u_digest)
+    message = OtMessage(u_bytes, row_hash(x[None, :]).tobytes(), row_hash(t).tobytes())
+    message._digests[lane.vid] = u_digest
     choices = np.unpackbits(x, bitorder="little")[: XI * lane.slots]
     return message, BobRows(choices, _columns(t, lane.slots))
 
@@ -171,7 +183,7 @@ def extend_alice(lane: Lane, delta: bytes, keys: bytes, message: OtMessage) -> A
     mask = np.negative(bits)[:, None]  # 0x00 or 0xff
     u = np.frombuffer(message.u, np.uint8).reshape(ROWS, row_len(lane.slots))
     q = _expand(lane, [keys[k : k + 16] for k in range(0, 16 * ROWS, 16)]) ^ (u & mask)
-    row_hash = RowHash(lane, _u_digest(lane, message.u))
+    row_hash = RowHash(lane, message.u_digest(lane))
     x_hat = np.frombuffer(message.x_hat, np.uint8)
     t_hat = np.frombuffer(message.t_hat, np.uint8).reshape(ROWS, CHECK_LEN)
     expected = t_hat ^ (x_hat & mask)

@@ -105,8 +105,12 @@ def digits(x: U384) -> NDArray[np.float64]:
     """(…, w, 6) limbs to (w, 24, …) 16-bit digits, least significant first, for exact products."""
     limbs = np.moveaxis(x, (-2, -1), (0, 1))
     out = np.empty((limbs.shape[0], LIMBS, 4, *limbs.shape[2:]))
+    digit = np.empty_like(limbs)
     for k in range(4):
-        out[:, :, k] = ((limbs >> np.uint64(16 * k)) & _DIGIT).view(np.int64)  # faster to float64
+        np.right_shift(limbs, np.uint64(16 * k), out=digit)
+        if k < 3:
+            digit &= _DIGIT
+        out[:, :, k] = digit.view(np.int64)  # signed numbers are faster to make floats of
     return out.reshape(out.shape[0], DIGITS, *limbs.shape[2:])
 
 
