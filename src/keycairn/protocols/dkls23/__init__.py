@@ -4,7 +4,8 @@ Doerner, Kondi, Lee, shelat, *Threshold ECDSA in Three Rounds* (eprint 2023/765)
 majority: any t+1 holders sign, and up to t of them may cheat. What calls this package uses only
 the names below; the other modules each tell one part of the story, from the bottom up::
 
-    parameters, u384, gadget, zero     numbers
+    parameters, u384, residues,
+    gadget, zero                       numbers
     ote, ot_hash, vole                 the two-party multiplication
     messages, pairwise, presign        presignatures
     presignature, ecdsa, sign          signatures
