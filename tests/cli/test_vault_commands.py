@@ -73,6 +73,7 @@ def test_T040_bad_requests(keycairn: Run, env: dict[str, str], key: dict[str, An
         (["sign", key["key_id"], "--message", "00", "--nodes", "1,4"], 2, "E_BAD_INDEX"),
         (["key", "create", "--scheme", "schnorr", "--curve", "secp256k1"], 2, "E_MALFORMED"),
         (["key", "create", "--scheme", "rsa", "--curve", "ed25519"], 2, "E_MALFORMED"),
+        (["key", "wait", "no-such-key", "--timeout", "1"], 4, "E_NOT_FOUND"),
         (
             ["key", "create", "--scheme", "schnorr", "--curve", "ed25519", "--threshold", "3"],
             2,

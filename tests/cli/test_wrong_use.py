@@ -1,5 +1,7 @@
 """Wrong use, refusals and their exit codes; nothing here starts a node."""
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ Run = Callable[..., Any]
         (["bench", "sign", "--signers", "1"], 2, "E_MALFORMED"),
         (["bench", "sign", "--signers", "2.0"], 2, "E_MALFORMED"),
         (["bench", "ers", "--keys", "0"], 2, "E_MALFORMED"),
+        (["bench", "ers", "--params", "huge"], 2, "E_MALFORMED"),
+        (["backup", "verify", "/nonexistent.bundle"], 2, "E_MALFORMED"),
+        (["node", "restore", "/", "--into", "x", "--identity", "y"], 2, "E_MALFORMED"),
     ],
 )
 def test_wrong_use_is_exit_2(keycairn: Run, words: list[str], code: int, error: str) -> None:
@@ -39,6 +44,33 @@ def test_wrong_use_is_exit_2(keycairn: Run, words: list[str], code: int, error: 
     assert plain.code == code
     assert plain.out == ""
     assert error in plain.err
+
+
+@pytest.mark.parametrize("group", [[], ["key"], ["ers", "key"]])
+def test_a_group_without_a_command_shows_its_help(keycairn: Run, group: list[str]) -> None:
+    plain = keycairn(*group)
+    assert (plain.code, plain.out) == (2, "")
+    assert plain.err.startswith("Usage: ")
+    assert "E_MALFORMED" not in plain.err
+    ran = keycairn(*group, "--json")
+    assert (ran.code, ran.error) == (2, "E_MALFORMED")
+    assert "Usage" not in ran.json["error"]["message"]
+
+
+def test_wrong_use_names_the_help_of_its_command(keycairn: Run) -> None:
+    ran = keycairn("ers", "key", "add", "--no-such-option", "--json")
+    assert ran.json["error"]["next"] == "see `keycairn ers key add --help`"
+
+
+def test_a_missing_package_is_an_error_object_too(
+    keycairn: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a base install: None makes its import fail.
+    monkeypatch.delitem(sys.modules, "keycairn.cli.run")
+    monkeypatch.setitem(sys.modules, "typer", None)
+    ran = keycairn("key", "list", "--json")
+    assert (ran.code, ran.error) == (1, "E_UNAVAILABLE")
+    assert "keycairn[node]" in ran.json["error"]["next"]
 
 
 def test_a_process_of_its_own_says_the_same(keycairn: Run, process: Run, tmp_path: Path) -> None:
@@ -200,7 +232,9 @@ def test_an_unexpected_error_has_a_code_and_no_stack(
     assert "12345" not in out
 
 
-def test_interrupted_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_is_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from keycairn.cli import options
 
     def interrupted(*_: Any) -> None:
@@ -208,6 +242,9 @@ def test_interrupted_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(options, "load_profile", interrupted)
     assert run_here(["ers", "key", "list", "--vault", "x"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert run_here(["ers", "key", "list", "--vault", "x", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "E_UNAVAILABLE"
 
 
 def test_render_is_plain() -> None:

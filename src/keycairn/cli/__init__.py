@@ -9,6 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from keycairn.cli.output import output
+from keycairn.errors import Code, KeycairnError
+
 __all__ = ["main"]
 
 
@@ -21,10 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.split(".")[0] == "keycairn":
             raise
-        print(
-            f"keycairn: this command needs the package {exc.name}, which is not installed\n"
-            "  next: pip install 'keycairn[node]' (keycairn-recover works without it)",
-            file=sys.stderr,
+        error = KeycairnError(
+            Code.UNAVAILABLE,
+            f"this command needs the package {exc.name}, which is not installed",
+            next="pip install 'keycairn[node]' (keycairn-recover works without it)",
         )
-        return 1
+        output.json = "--json" in words
+        output.error(error)
+        return error.exit_code
     return run(words)

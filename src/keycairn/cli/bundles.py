@@ -15,6 +15,7 @@ from keycairn.backup import (
     read_manifest,
     verify_bundle,
 )
+from keycairn.backup.manifest import Manifest
 from keycairn.cli.options import read_file
 from keycairn.client import OperatorClient, load_profile
 from keycairn.encoding import SecretBytes
@@ -43,6 +44,13 @@ def known_pin(config: Path | None, vault: Path | None, vault_id: str, node: int)
     return None
 
 
+def _manifest(bundle: Path) -> Manifest:
+    # A mistyped name is wrong use; E_UNAVAILABLE, about disks, is for a file that is there.
+    if not bundle.is_file():
+        raise malformed(f"there is no file {bundle}")
+    return read_manifest(bundle)
+
+
 async def verify_stored(
     bundle: Path,
     identity: Path | None,
@@ -52,7 +60,7 @@ async def verify_stored(
     config: Path | None,
     vault: Path | None,
 ) -> dict[str, Any]:
-    manifest = read_manifest(bundle)
+    manifest = _manifest(bundle)
     if public_key is not None:
         pin: bytes | None = decode_hex(public_key, length=32, what="public key")
     else:
@@ -89,7 +97,7 @@ async def restore_node(
     dry_run: bool,
     vault: Path | None,
 ) -> dict[str, Any]:
-    manifest = read_manifest(bundle)
+    manifest = _manifest(bundle)
     if public_key is not None:
         pin: bytes | None = decode_hex(public_key, length=32, what="public key")
     else:

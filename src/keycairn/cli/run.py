@@ -23,17 +23,15 @@ def run(words: Sequence[str]) -> int:
         code = typer.main.get_command(app).main(
             args=rest, prog_name="keycairn", standalone_mode=False
         )
+        if code == INTERRUPTED:  # Typer's word for Ctrl-C; no command returns it.
+            return _interrupted()
         return code if isinstance(code, int) else 0
     except KeycairnError as exc:
         return _fail(exc)
     except TyperException as exc:
-        # Wrong use: an unknown option, a missing argument.
-        text = exc.format_message() if hasattr(exc, "format_message") else str(exc)
-        error = KeycairnError(Code.MALFORMED, text.rstrip("."), next="see `keycairn --help`")
-        return _fail(error)
+        return _wrong_use(exc)
     except (KeyboardInterrupt, typer.Abort):
-        output.note("interrupted")
-        return INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:
         return 1
     except Exception as exc:
@@ -49,6 +47,31 @@ def run(words: Sequence[str]) -> int:
                 next="report it with the command that you ran",
             )
         )
+
+
+def _wrong_use(exc: TyperException) -> int:
+    """An unknown option, a missing argument, a group without its command."""
+    context = getattr(exc, "ctx", None)
+    name = "keycairn" if context is None else context.command_path
+    text = exc.format_message()
+    if text.startswith("Usage:"):  # The parser's whole help text as its message.
+        if not output.json:
+            output.note(text)
+            return 2
+        text = f"{name} needs a command"
+    return _fail(KeycairnError(Code.MALFORMED, text.rstrip("."), next=f"see `{name} --help`"))
+
+
+def _interrupted() -> int:
+    _fail(
+        KeycairnError(
+            Code.UNAVAILABLE,
+            "interrupted",
+            not_lost="What the nodes were asked for may still be done.",
+            next="look, or repeat the command with the same --request-id",
+        )
+    )
+    return INTERRUPTED
 
 
 def _take_json(words: Sequence[str]) -> tuple[list[str], bool]:

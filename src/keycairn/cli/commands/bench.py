@@ -9,6 +9,7 @@ import typer
 from keycairn.cli.options import command, group, whole
 from keycairn.cli.output import output
 from keycairn.errors import malformed
+from keycairn.ers.params import TABLE
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +42,9 @@ def register(app: typer.Typer) -> None:
     @command(bench, "ers")
     def ers(
         keys: Annotated[str, typer.Option("--keys", help="batch sizes, like 1,100")] = "1,100",
-        params: Annotated[str, typer.Option("--params")] = "balanced",
+        params: Annotated[
+            str, typer.Option("--params", help="fast, balanced or compact")
+        ] = "balanced",
         rsa_bits: Annotated[
             int, typer.Option("--rsa-bits", parser=whole, help="2048, 3072 or 4096")
         ] = 3072,
@@ -57,6 +60,8 @@ def register(app: typer.Typer) -> None:
             raise malformed("--keys takes numbers from 1 to 1000 with commas between them")
         if rsa_bits not in (2048, 3072, 4096):
             raise malformed("--rsa-bits must be 2048, 3072 or 4096")
+        if params not in TABLE:
+            raise malformed("--params must be fast, balanced or compact")
         curves = list(SCHEMES.values()) if curve is None else [curve]
         with output.working("proving and verifying"):
             spki = rsa_spki(rsa_bits)

@@ -170,7 +170,7 @@ def _register_keys(keys: typer.Typer) -> None:
 def _register_documents(ers: typer.Typer) -> None:
     @command(ers, "create")
     def create(
-        keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="key ids")],
+        keys: Annotated[list[str], typer.Argument(metavar="KEY", help="key ids")],
         rsa_public_key: RsaFile,
         out: Annotated[Path, typer.Option("--out", help="file for the document")],
         params: Annotated[
