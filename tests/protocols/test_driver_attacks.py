@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from keycairn.errors import Code
-from keycairn.protocols import router, session, wire
+from keycairn.ports.seeded import SeededRng
+from keycairn.protocols import keygen, router, session, wire
 from keycairn.protocols.driver import SESSION_FRAME, abort_frame
 from keycairn.protocols.durable import Ban, Spend
-from keycairn.protocols.form import Durable
+from keycairn.protocols.form import Durable, Party
 from keycairn.protocols.session import Frame, SessionSpec
 from protocols.network import VAULT, World
 
@@ -108,3 +111,34 @@ async def test_a_notice_as_large_as_a_message_is_not_kept() -> None:
     frame = Frame(session.WIRE_VERSION, bytes(32), b"", 0, session.ABORT, body, b"")
     mine.deliver(2, wire.encode(frame))
     assert not mine._given_up[2]
+
+
+def test_t022_a_peer_in_many_small_sessions_cannot_fill_the_memory() -> None:
+    """Four bodies of 16 MiB in each of 64 sessions would be 4 GiB."""
+    box = router.Mailbox(frozenset({2}), session.SMALL_ROUNDS)
+    box.advance(2)
+    for step in (2, 3):
+        for kind in (session.BROADCAST, session.DIRECT):
+            for size in (session.SMALL_ROUNDS + 1, wire.MAX_MESSAGE):
+                box.put(2, Frame(1, bytes(32), b"", step, kind, bytes(size), b""))
+    assert box.slots == {}
+    box.put(2, Frame(1, bytes(32), b"", 2, session.DIRECT, bytes(session.SMALL_ROUNDS), b""))
+    assert len(box.slots) == 1
+
+
+@pytest.mark.parametrize(("threshold", "players", "count"), [(1, 2, 1), (1, 3, 40), (31, 32, 1)])
+def test_honest_openings_stay_below_what_is_taken(threshold: int, players: int, count: int) -> None:
+    params = keygen.KeygenParams("r", "ecdsa", "secp256k1", threshold, count)
+    party = Party(1, tuple(range(1, players + 1)), bytes(32), SeededRng(1), _NoSigner())
+    dealer = keygen._Dealer(party, params)
+    limit = keygen.largest_round(params)
+    assert len(wire.encode(dealer.opening)) <= limit
+    assert len(wire.encode(dealer.shares()[2])) <= limit
+
+
+class _NoSigner:
+    def sign(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+    def verify(self, player: int, data: bytes, signature: bytes) -> bool:
+        raise NotImplementedError

@@ -9,7 +9,8 @@ import pytest
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.vault.api import CreateKeys, Sign
-from vault.nodes import Vault
+from keycairn.vault.control import Announce
+from vault.nodes import Vault, eventually
 
 
 async def test_t033_a_disk_that_fails_lets_no_peer_out_of_its_ban(
@@ -80,3 +81,38 @@ async def test_a_strangers_api_key_at_one_node_does_not_take_over_a_share(
     assert caught.value.detail["field"] == "application"
     assert None not in answers.codes.values()
     assert [list(await store.keys()) for store in open_vault.stores.values()] == [[], [], []]
+
+
+async def test_a_peer_that_announces_itself_without_end_costs_one_look_per_connection(
+    open_vault: Vault,
+) -> None:
+    """Each Announce was answered with a look through all pending keys and documents."""
+    await open_vault.key()  # the first words of all players are spoken
+    await asyncio.sleep(0.2)
+    mine, theirs = open_vault.services[1], open_vault.services[3]
+    looks = 0
+    documents = mine._documents.contact
+
+    async def counted(peer: int) -> None:
+        nonlocal looks
+        looks += 1
+        await documents(peer)
+
+    mine._documents.contact = counted  # type: ignore[method-assign]
+
+    async def heard() -> bool:
+        return mine._exchange.peers[3].queue.empty()
+
+    for n in range(200):
+        await theirs._exchange.send(1, Announce("vault", n.to_bytes(32, "big"), "x" * 1000))
+        await theirs._exchange.send(1, Announce("vault", n.to_bytes(32, "big"), "1"))
+    await asyncio.sleep(0.2)
+    await eventually(heard)
+    assert looks == 0
+    assert mine._exchange.peers[3].incarnation == theirs.incarnation
+    open_vault.reconnect(3)
+
+    async def greeted() -> bool:
+        return looks == 1
+
+    await eventually(greeted)

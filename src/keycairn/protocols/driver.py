@@ -76,7 +76,7 @@ async def run(spec: SessionSpec, factory: Factory[R], env: Environment) -> R:
             Code.BAD_INDEX, "players must be sorted, distinct, and contain this one"
         )
     peers = tuple(p for p in spec.players if p != env.index)
-    box = env.router.open(spec.route, frozenset(peers))
+    box = env.router.open(spec.route, frozenset(peers), spec.largest)
     box.gone.update(p for p in peers if not env.link.is_up(p))
     runner = _Runner(spec, env, peers, box)
     try:

@@ -18,7 +18,7 @@ from keycairn.ers.verify import ExpectedKey, verify_part
 from keycairn.protocols.durable import Release
 from keycairn.protocols.form import Durable, Inbox, Party, Protocol, Round
 from keycairn.protocols.record import KeyRecord, KeyShare
-from keycairn.protocols.wire import Message
+from keycairn.protocols.wire import MAX_MESSAGE, Message
 
 NAME, VERSION = "ers/document", 1
 MAX_KEYS = 1000
@@ -46,6 +46,11 @@ class ErsOutput:
     """The complete document, verified against this holder's own records."""
 
     document: Document
+
+
+def largest_round(keys: int) -> int:
+    """Bytes that no part passes, whatever the parameter set and the number of holders."""
+    return min(MAX_MESSAGE, (256 << 10) + 8192 * keys)
 
 
 def statement_of(record: KeyRecord) -> KeyStatement:

@@ -118,6 +118,11 @@ def check_params(players: Sequence[int], params: KeygenParams) -> None:
     protocol_for(params.scheme, params.curve)
 
 
+def largest_round(params: KeygenParams) -> int:
+    """Bytes that no message of the session passes: per key t+1 points, a proof, a chain code."""
+    return 4096 + params.count * (256 + 64 * (params.threshold + 1))
+
+
 def ready_statement(
     vault: str, batch_id: bytes, generation: int, record_hashes: Sequence[bytes]
 ) -> bytes:

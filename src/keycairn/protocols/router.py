@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from keycairn.errors import Abort, Code, KeycairnError
 from keycairn.protocols import session
 from keycairn.protocols.session import Frame
-from keycairn.protocols.wire import decode
+from keycairn.protocols.wire import MAX_MESSAGE, decode
 
 _EARLY_PER_PEER = 256  # HELLOs of sessions that this node has not been asked for yet
 _GIVEN_UP_PER_PEER = 256  # sessions that a peer gave up before this node was asked for them
@@ -33,6 +33,7 @@ class Mailbox:
     """
 
     peers: frozenset[int]
+    largest: int = MAX_MESSAGE
     sid: bytes = b""
     step: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,6 +71,8 @@ class Mailbox:
             return frame.step == 1 and len(frame.body) <= _SMALL
         if frame.kind == session.ECHO:
             return frame.step > 1 and len(frame.body) <= _SMALL
+        if len(frame.body) > self.largest:
+            return False
         return frame.kind in (session.BROADCAST, session.DIRECT) and frame.step > 1
 
     def agree(self, sid: bytes) -> None:
@@ -150,7 +153,7 @@ class Router:
         self._used: OrderedDict[bytes, None] = OrderedDict()
         self.dropped = 0
 
-    def open(self, route: bytes, peers: frozenset[int]) -> Mailbox:
+    def open(self, route: bytes, peers: frozenset[int], largest: int = MAX_MESSAGE) -> Mailbox:
         """A mailbox for a new session.
 
         Raises:
@@ -164,7 +167,7 @@ class Router:
                 next="send the request again under a fresh session_id (and the same request_id)",
             )
         self._use(route)
-        box = Mailbox(peers)
+        box = Mailbox(peers, largest)
         self._open[route] = box
         for peer in peers:
             for kept in (self._early, self._given_up):

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from keycairn.encoding import digest, tag
 from keycairn.encoding import encode as transcript
 from keycairn.errors import Abort, Code, KeycairnError
-from keycairn.protocols.wire import Message, decode, encode
+from keycairn.protocols.wire import MAX_MESSAGE, Message, decode, encode
 
 WIRE_VERSION = 1
 NONCE_LEN = 32
+#: Largest body of a round in sessions about single signatures or a single pair.
+SMALL_ROUNDS = 256 << 10
 
 _ROUTE = tag("session/route")
 _SID = tag("session/id")
@@ -83,6 +85,8 @@ class SessionSpec:
         params: the typed parameter record; nothing that the run depends on is outside it.
         bindings: what this player shares with single peers and the run depends on (the id of the
             pair setup), by peer. Both ends of a pair must name the same value.
+        largest: bytes that the body of a round may have. A larger one is dropped, so that a peer
+            can't make this node hold more than the protocol needs.
     """
 
     name: str
@@ -92,6 +96,7 @@ class SessionSpec:
     players: tuple[int, ...]
     params: Message
     bindings: Mapping[int, bytes] = field(default_factory=dict)
+    largest: int = MAX_MESSAGE
 
     @property
     def route(self) -> bytes:

@@ -330,6 +330,7 @@ class Documents:
             self._params.vault_id,
             players,
             parameters,
+            largest=ers_session.largest_round(len(shares)),
         )
         made = await self._sessions.run(
             spec,

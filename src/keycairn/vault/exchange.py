@@ -30,6 +30,7 @@ class Peer:
 
     index: int
     up: bool = False
+    greeted: bool = False  # its Announce of this connection was heard
     incarnation: bytes = b""
     version: str = ""
     queue: asyncio.Queue[tuple[Message, int]] = field(
@@ -97,6 +98,7 @@ class Exchange:
 
     def up(self, peer: int) -> None:
         self._peer(peer).up = True
+        self._peer(peer).greeted = False
         self.spawn(self.send(peer, self._announce))
 
     def down(self, peer: int) -> None:

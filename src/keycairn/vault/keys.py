@@ -168,6 +168,7 @@ class Keys:
             self._params.vault_id,
             request.names.players,
             parameters,
+            largest=keygen.largest_round(parameters),
         )
         journal = _CreateJournal(self._store, self._clock, application, request, hashed)
         try:

@@ -12,7 +12,7 @@ from keycairn.ports import Clock, Rng
 from keycairn.protocols.dkls23 import session as dkls23_session
 from keycairn.protocols.link import Link
 from keycairn.protocols.router import Router
-from keycairn.protocols.session import SessionSpec
+from keycairn.protocols.session import SMALL_ROUNDS, SessionSpec
 from keycairn.protocols.setup import PairSetup, pair_setup
 from keycairn.vault.api import (
     CreateDocument,
@@ -154,8 +154,11 @@ class NodeService:
     async def _announced(self, peer: int, hello: Announce) -> None:
         """First word of a peer on a new connection."""
         known = self._exchange.peers[peer]
-        if hello.vault != self._params.vault_id:
+        if hello.vault != self._params.vault_id or known.greeted:
+            return  # each answer costs a look through the store: one per connection
+        if len(hello.incarnation) != 32 or len(hello.version) > 64:
             return
+        known.greeted = True
         if known.incarnation != hello.incarnation:
             # Whatever was made with the peer's old incarnation died with it.
             known.incarnation = hello.incarnation
@@ -175,6 +178,7 @@ class NodeService:
             self._params.vault_id,
             players,
             dkls23_session.SetupParams("ecdsa"),
+            largest=SMALL_ROUNDS,
         )
         made = await self._sessions.run(spec, pair_setup, self._setup_journal, public=False)
         made.created_at_us = self._clock.now_us()

@@ -13,7 +13,7 @@ from keycairn.protocols import dkls23, frost
 from keycairn.protocols.dkls23 import session as dkls23_session
 from keycairn.protocols.durable import Ban, Spend
 from keycairn.protocols.record import KeyShare
-from keycairn.protocols.session import SessionSpec
+from keycairn.protocols.session import SMALL_ROUNDS, SessionSpec
 from keycairn.vault.api import Sign, Signature, VaultParameters
 from keycairn.vault.coverage import gate
 from keycairn.vault.keys import Keys
@@ -157,6 +157,7 @@ class Signing:
             self._params.vault_id,
             request.names.players,
             frost.SignParams(request.names.request_id, record.key_id, record.hash, message),
+            largest=SMALL_ROUNDS,
         )
         made = await self._sessions.run(
             spec, lambda party: frost.sign(party, key, message), self._journal
@@ -188,6 +189,7 @@ class Signing:
                 request.names.request_id, record.key_id, record.hash, digest, bytes(32)
             ),
             {p: s.setup_id for p, s in setups.items()},
+            largest=SMALL_ROUNDS,
         )
         made = await self._sessions.run(
             spec, lambda party: dkls23.sign_full(party, key, setups, digest), self._journal
