@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from keycairn.errors import Code
 from keycairn.vault.api import VaultParameters
+from keycairn.vault.control import SetupInvite
 from vault.nodes import APP, Vault, eventually
 
 
@@ -62,6 +67,34 @@ async def test_a_setup_serves_many_signatures_and_dies_with_the_incarnation(
     assert (await vault.sign(key, (1, 2))).result
     assert setup.dead
     assert vault.services[1]._setups.get(2) is not setup
+
+
+async def test_an_invitation_that_was_lost_with_the_connection_is_made_again(
+    tmp_path: Path,
+) -> None:
+    """Regression: the inviter waited for its session's limit, and nobody began anew."""
+    async with Vault.of(tmp_path, policy="none", session_seconds=120.0) as vault:
+        lost = []
+
+        def lose(_sender: int, receiver: int, note: Any) -> Iterable[Any] | None:
+            if receiver == 2 and isinstance(note, SetupInvite):
+                lost.append(note)
+                return []
+            return None
+
+        vault.notes = lose
+        await vault.restart(2)
+
+        async def invited() -> bool:
+            return bool(lost)
+
+        await eventually(invited)
+        assert not await has_setup(vault, 1, 2)
+        vault.notes = lambda *_: None
+        for _ in range(3):
+            vault.reconnect(2)
+        await eventually(lambda: has_setup(vault, 1, 2))
+        await eventually(lambda: has_setup(vault, 2, 1))
 
 
 async def test_a_stopped_node_is_named_and_the_service_after_it_works(open_vault: Vault) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from keycairn.errors import Abort, Code
+from keycairn.errors import Abort, Code, KeycairnError
 from keycairn.ports import Clock, Rng
 from keycairn.protocols.setup import PairSetup
 from keycairn.vault.control import SetupInvite, SetupWanted
@@ -49,7 +49,9 @@ class SetupBook:
         self._clock = clock
         self._rng = rng
         self._live: dict[int, PairSetup] = {}
-        self._making: set[int] = set()
+        self._making: dict[int, str] = {}  # session name, by peer
+        # What came while one was being made: an invitation, or "" for a new contact.
+        self._later: dict[int, str] = {}
         self._changed = asyncio.Condition()
         exchange.on(SetupInvite, self._invited)
         exchange.on(SetupWanted, self._wanted)
@@ -97,6 +99,11 @@ class SetupBook:
     async def contact(self, peer: int) -> None:
         """A peer announced itself: make a setup with it ahead of the first use."""
         if self._index < peer and self.get(peer) is None:
+            if peer in self._making:
+                # The invitation, or the session's messages, may have been lost with the last
+                # connection: invite again, and begin again if this one fails.
+                self._later.setdefault(peer, "")
+                await self._exchange.send(peer, SetupInvite(self._making[peer]))
             await self._begin(peer)
 
     async def _begin(self, peer: int) -> None:
@@ -105,28 +112,44 @@ class SetupBook:
         if self._index > peer:
             await self._exchange.send(peer, SetupWanted("none"))
             return
-        self._making.add(peer)
         name = f"setup/{self._index}-{peer}/{self._rng.bytes(16).hex()}"
+        self._making[peer] = name
         self._exchange.spawn(self._make(name, peer, invite=True))
 
     async def _make(self, name: str, peer: int, *, invite: bool) -> None:
+        made: PairSetup | None = None
         try:
             if invite:
                 await self._exchange.send(peer, SetupInvite(name))
             made = await self._run(name, peer)
+        except KeycairnError:
+            pass  # who needs it finds none, and says so
         finally:
-            self._making.discard(peer)
-        self.drop(peer)
-        self._live[peer] = made
-        async with self._changed:
-            self._changed.notify_all()
+            self._making.pop(peer, None)
+        if made is not None:
+            self.drop(peer)
+            self._live[peer] = made
+            async with self._changed:
+                self._changed.notify_all()
+        later = self._later.pop(peer, None)
+        if later:
+            self._join(later, peer)
+        elif later is not None and made is None:
+            await self._begin(peer)
 
     async def _invited(self, peer: int, invite: SetupInvite) -> None:
         expected = f"setup/{peer}-{self._index}/"
-        welcome = peer < self._index and peer not in self._making and not self._banned(peer)
-        if welcome and invite.name.startswith(expected):
-            self._making.add(peer)
-            self._exchange.spawn(self._make(invite.name, peer, invite=False))
+        if peer < self._index and invite.name.startswith(expected):
+            self._join(invite.name, peer)
+
+    def _join(self, name: str, peer: int) -> None:
+        if self._banned(peer):
+            return
+        if peer not in self._making:
+            self._making[peer] = name
+            self._exchange.spawn(self._make(name, peer, invite=False))
+        elif self._making[peer] != name:
+            self._later[peer] = name
 
     async def _wanted(self, peer: int, _: SetupWanted) -> None:
         if self._index < peer:
