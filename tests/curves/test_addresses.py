@@ -1,7 +1,7 @@
 """Addresses and PEM against libraries that share no code with ours."""
 
 import pytest
-from bip_utils import P2WPKHAddrEncoder
+from bip_utils import P2TRAddrEncoder, P2WPKHAddrEncoder
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -13,7 +13,7 @@ from eth_keys.backends import NativeECCBackend
 from eth_keys.datatypes import PublicKey
 from solders.pubkey import Pubkey
 
-from keycairn.curves import ED25519, SECP256K1
+from keycairn.curves import ED25519, P256, SECP256K1
 from keycairn.curves.addresses import NAMES, addresses
 from keycairn.curves.pem import public_key_pem
 from keycairn.errors import Code, KeycairnError
@@ -41,9 +41,23 @@ def test_ed25519_key_has_solana_only(k: int) -> None:
     assert [n for n in NAMES if got[n] is not None] == ["solana"]
 
 
+@pytest.mark.parametrize("k", SCALARS)
+def test_bip340_key_has_p2tr_only(k: int) -> None:
+    raw = SECP256K1.base_mul(k).encode()
+    got = addresses("schnorr", "secp256k1", raw)
+    assert got["bitcoin_p2tr"] == script.p2tr(ec.PublicKey.parse(raw)).address()
+    assert got["bitcoin_p2tr"] == P2TRAddrEncoder.EncodeKey(raw, hrp="bc")
+    assert [n for n in NAMES if got[n] is not None] == ["bitcoin_p2tr"]
+    # The sign of y means nothing to BIP-340.
+    flipped = bytes([5 - raw[0]]) + raw[1:]
+    assert addresses("schnorr", "secp256k1", flipped) == got
+
+
 def test_no_address_without_a_matching_scheme() -> None:
-    raw = SECP256K1.base_mul(5).encode()
-    assert set(addresses("schnorr", "secp256k1", raw).values()) == {None}
+    raw = P256.base_mul(5).encode()
+    assert set(addresses("ecdsa", "p256", raw).values()) == {None}
+    raw = ED25519.base_mul(5).encode()
+    assert set(addresses("ecdsa", "ed25519", raw).values()) == {None}
 
 
 @pytest.mark.parametrize(

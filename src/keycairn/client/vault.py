@@ -20,6 +20,7 @@ from keycairn.client.merge import SAME_KEY, merge_coverage, merge_key
 from keycairn.client.node import NodeClient
 from keycairn.client.profile import VaultProfile, load_profile
 from keycairn.client.verify import verify_signature
+from keycairn.curves import SECP256K1, bip340
 from keycairn.errors import Code, KeycairnError
 from keycairn.ers.document import Document
 from keycairn.ports import Rng
@@ -176,6 +177,7 @@ class Vault:
         message: bytes | None = None,
         path: str | None = None,
         presignature: str | None = None,
+        taproot: bool = False,
         request_id: str | None = None,
         nodes: Collection[int] | None = None,
         attempts: int = 1,
@@ -183,6 +185,9 @@ class Vault:
         """Sign with ``nodes``, or with t+1 holders that are healthy.
 
         The signature is verified here too before it is returned.
+
+        Args:
+            taproot: a BIP-340 key signs for the output key of its P2TR address (BIP-86).
         """
         view = await self.show_key(key_id, path)
         needed = int(view["threshold"]) + 1
@@ -195,6 +200,7 @@ class Vault:
             "message": None if message is None else message.hex(),
             "path": path,
             "presignature": presignature,
+            "taproot": taproot or None,
         }
         answers = await self._session(
             players,
@@ -214,7 +220,10 @@ class Vault:
             digest=digest,
             message=message,
         )
-        if path is None and result["public_key"] != view["public_key"]:
+        shown = bytes.fromhex(str(view["public_key"]))
+        if taproot:
+            shown = bip340.taproot_key(SECP256K1.decode_point(shown)).point.encode()
+        if path is None and result["public_key"] != shown.hex():
             raise KeycairnError(
                 Code.SIG_INVALID,
                 "the nodes signed with another key than the one they show",

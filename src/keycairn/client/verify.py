@@ -1,4 +1,4 @@
-"""Checking a signature with public data, by the ``cryptography`` library (OpenSSL)."""
+"""Checking a signature with public data, by OpenSSL, and libsecp256k1 for BIP-340."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from keycairn.curves import SECP256K1, group
+from keycairn.curves import SECP256K1, bip340, group
 from keycairn.errors import Code, KeycairnError, malformed
 
 
@@ -20,27 +20,40 @@ def verify_signature(
     *,
     digest: bytes | None = None,
     message: bytes | None = None,
+    taproot: bool = False,
 ) -> None:
     """Return if ``signature`` is valid; raise if not, so that no caller can overlook it.
 
     Args:
         scheme: "ecdsa" (over a 32-byte ``digest``) or "schnorr" (over a ``message``).
         curve: "secp256k1" or "ed25519".
-        public_key: encoded point.
+        public_key: encoded point; for Schnorr on secp256k1 (BIP-340) also its x-coordinate alone.
         signature: r||s or R||z, 64 bytes. A high s is refused: the vault never makes one.
+        taproot: ``public_key`` is the internal key, and the signature one for its BIP-86 output
+            key. BIP-340 only.
 
     Raises:
         KeycairnError: E_SIG_INVALID, or E_MALFORMED and E_BAD_POINT for wrong input.
     """
-    group(curve).decode_point(public_key)
+    if (scheme, curve) == ("schnorr", "secp256k1") and len(public_key) == 32:
+        public_key = b"\x02" + public_key
+    point = group(curve).decode_point(public_key)
+    if taproot and (scheme, curve) != ("schnorr", "secp256k1"):
+        raise malformed("only a BIP-340 key (schnorr on secp256k1) has a taproot output key")
     if len(signature) != 64:
         raise malformed("a signature is 64 bytes")
     if (scheme, curve) == ("schnorr", "ed25519"):
-        if message is None or digest is not None:
-            raise malformed("a Schnorr signature is over a message, not a digest")
+        payload = _message(digest, message)
         try:
-            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, payload)
         except InvalidSignature as exc:
+            raise _invalid() from exc
+    elif (scheme, curve) == ("schnorr", "secp256k1"):
+        payload = _message(digest, message)
+        key = bip340.taproot_key(point).point.encode() if taproot else public_key
+        try:
+            bip340.verify(key, payload, signature)
+        except KeycairnError as exc:
             raise _invalid() from exc
     elif (scheme, curve) == ("ecdsa", "secp256k1"):
         if digest is None or message is not None or len(digest) != 32:
@@ -48,6 +61,12 @@ def verify_signature(
         _ecdsa(public_key, signature, digest)
     else:
         raise malformed("this scheme is not available on this curve", scheme=scheme, curve=curve)
+
+
+def _message(digest: bytes | None, message: bytes | None) -> bytes:
+    if message is None or digest is not None:
+        raise malformed("a Schnorr signature is over a message, not a digest")
+    return message
 
 
 def _ecdsa(public_key: bytes, signature: bytes, digest: bytes) -> None:

@@ -52,7 +52,9 @@ class CreateKeysBody(SessionBody):
     curve: Literal["secp256k1", "p256", "ed25519"]
     threshold: int = Field(ge=1, le=254)
     count: int = Field(default=1, ge=1, le=1000)
-    variant: Literal["bip340"] | None = None
+    variant: Literal["bip340"] | None = Field(
+        default=None, description="named for schnorr on secp256k1, and only for that"
+    )
 
     def request(self) -> CreateKeys:
         names = self.names()
@@ -74,6 +76,10 @@ class SignBody(SessionBody):
     message: str | None = Field(default=None, description="lower-case hexadecimal")
     path: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     presignature: Annotated[str, Field(pattern=r"^[0-9a-f]{2,128}$")] | None = None
+    taproot: bool = Field(
+        default=False,
+        description="BIP-340 keys: sign for the output key of the P2TR address (BIP-86)",
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> SignBody:
@@ -91,6 +97,7 @@ class SignBody(SessionBody):
             message=None if message is None else decode_hex(message, what="message"),
             path=self.path,
             presignature=self.presignature,
+            taproot=self.taproot,
         )
 
 

@@ -28,7 +28,7 @@ from keycairn.errors import Abort, Code, KeycairnError
 from keycairn.ers.statement import chain_code_hash
 from keycairn.protocols.durable import Certified, PendingBatch, PendingKey
 from keycairn.protocols.form import Durable, Inbox, Party, Protocol, Round, blame, require_length
-from keycairn.protocols.record import KeyRecord, protocol_for
+from keycairn.protocols.record import KeyRecord, check_kind, protocol_for
 from keycairn.protocols.wire import Message
 
 NAME, VERSION = "keygen", 1
@@ -56,6 +56,7 @@ class KeygenParams(Message, frozen=True):
     threshold: int
     count: int
     application: str = ""
+    variant: str | None = None
 
 
 class Commitment(Message, frozen=True):
@@ -104,7 +105,7 @@ def check_params(players: Sequence[int], params: KeygenParams) -> None:
     """Refuse impossible parameters before a session starts (T-028).
 
     Raises:
-        KeycairnError: E_MALFORMED for t, n, count, scheme or curve; E_BAD_INDEX for players.
+        KeycairnError: E_MALFORMED for t, n, count or the kind of key; E_BAD_INDEX for players.
     """
     if any(type(p) is not int or p < 1 for p in players) or len(set(players)) != len(players):
         raise KeycairnError(Code.BAD_INDEX, "players must be distinct positive integers")
@@ -115,7 +116,7 @@ def check_params(players: Sequence[int], params: KeygenParams) -> None:
         raise KeycairnError(Code.MALFORMED, f"threshold must be 1 to {n - 1} for {n} holders")
     if type(params.count) is not int or not 1 <= params.count <= MAX_COUNT:
         raise KeycairnError(Code.MALFORMED, f"count must be 1 to {MAX_COUNT}")
-    protocol_for(params.scheme, params.curve)
+    check_kind(params.scheme, params.curve, params.variant)
 
 
 def largest_round(params: KeygenParams) -> int:

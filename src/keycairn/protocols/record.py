@@ -11,12 +11,19 @@ from keycairn.errors import Code, KeycairnError
 
 _RECORD = tag("key/record")
 
+FROST_RFC9591, FROST_BIP340 = "frost-rfc9591", "frost-bip340"
+
 #: scheme/curve pairs that this version creates, with the protocol that signs for them. A key
 #: names its protocol and never changes it silently.
 SUITES: dict[tuple[str, str], str] = {
     ("ecdsa", "secp256k1"): "dkls23",
-    ("schnorr", "ed25519"): "frost-rfc9591",
+    ("schnorr", "ed25519"): FROST_RFC9591,
+    ("schnorr", "secp256k1"): FROST_BIP340,
 }
+
+#: The variant that whoever creates such a key must name: "Schnorr on secp256k1" alone would say
+#: neither which challenge nor which encoding, and other kinds may come.
+VARIANTS: dict[tuple[str, str], str] = {("schnorr", "secp256k1"): "bip340"}
 
 
 def protocol_for(scheme: str, curve: str) -> str:
@@ -27,9 +34,38 @@ def protocol_for(scheme: str, curve: str) -> str:
         raise KeycairnError(
             Code.MALFORMED,
             "this scheme is not available on this curve",
-            next="use --scheme ecdsa --curve secp256k1 or --scheme schnorr --curve ed25519",
+            next="use --scheme ecdsa --curve secp256k1, --scheme schnorr --curve ed25519, or "
+            "--scheme schnorr --curve secp256k1 --variant bip340",
             detail={"scheme": str(scheme)[:32], "curve": str(curve)[:32]},
         ) from None
+
+
+def check_kind(scheme: str, curve: str, variant: str | None) -> None:
+    """Refuse a kind of key that this version does not create.
+
+    Raises:
+        KeycairnError: E_MALFORMED for an unknown pair of scheme and curve, a variant that the
+            pair does not have, or none where it must be named.
+    """
+    protocol_for(scheme, curve)
+    expected = VARIANTS.get((scheme, curve))
+    if variant == expected:
+        return
+    detail = {"scheme": scheme, "curve": curve, "variant": str(variant)[:32]}
+    if expected is None:
+        raise KeycairnError(
+            Code.MALFORMED,
+            f"a {scheme} key on {curve} has no variants",
+            next="leave the variant out; --variant bip340 goes with --scheme schnorr "
+            "--curve secp256k1",
+            detail=detail,
+        )
+    raise KeycairnError(
+        Code.MALFORMED,
+        f"a {scheme} key on {curve} must be made with variant {expected}",
+        next=f"add --variant {expected}",
+        detail=detail,
+    )
 
 
 @dataclass(frozen=True)

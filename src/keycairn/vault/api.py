@@ -31,7 +31,10 @@ class SessionNames:
 
 @dataclass(frozen=True)
 class CreateKeys:
-    """Make ``count`` keys (1..1000) of one kind, held by all ``players``."""
+    """Make ``count`` keys (1..1000) of one kind, held by all ``players``.
+
+    ``variant`` is "bip340" for Schnorr keys on secp256k1, which must name it, else None.
+    """
 
     names: SessionNames
     scheme: str
@@ -43,7 +46,11 @@ class CreateKeys:
 
 @dataclass(frozen=True)
 class Sign:
-    """Sign a 32-byte digest (ECDSA) or a message (Schnorr)."""
+    """Sign a 32-byte digest (ECDSA) or a message (Schnorr).
+
+    ``taproot``, for BIP-340 keys only: sign for the BIP-86 output key, which the key's P2TR
+    address names, instead of for the key itself.
+    """
 
     names: SessionNames
     key_id: str
@@ -51,6 +58,7 @@ class Sign:
     message: bytes | None = None
     path: str | None = None
     presignature: str | None = None
+    taproot: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,10 @@ class KeyView:
 
 @dataclass(frozen=True)
 class Signature:
-    """A verified signature. ``signature`` is r||s (ECDSA) or R||z (Schnorr), 64 bytes."""
+    """A verified signature. ``signature`` is r||s (ECDSA) or R||z (Schnorr), 64 bytes.
+
+    ``public_key`` is what it verifies under: the taproot output key if that was asked for.
+    """
 
     signature: bytes
     der: bytes | None

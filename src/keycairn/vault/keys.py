@@ -107,9 +107,8 @@ class Keys:
             request.threshold,
             request.count,
             application,
+            variant=request.variant,
         )
-        if request.variant is not None:
-            raise KeycairnError(Code.MALFORMED, "this version has no key variants")
         keygen.check_params(names.players, parameters)
         if names.players != self._params.players:
             raise KeycairnError(
@@ -126,6 +125,7 @@ class Keys:
             request.curve,
             request.threshold,
             request.count,
+            request.variant,
             list(names.players),
         )
 

@@ -12,7 +12,7 @@ from keycairn.ports import Clock
 from keycairn.protocols import dkls23, frost
 from keycairn.protocols.dkls23 import session as dkls23_session
 from keycairn.protocols.durable import Ban, Spend
-from keycairn.protocols.record import KeyShare
+from keycairn.protocols.record import FROST_BIP340, KeyRecord, KeyShare
 from keycairn.protocols.session import SMALL_ROUNDS, SessionSpec
 from keycairn.vault.api import Sign, Signature, VaultParameters
 from keycairn.vault.coverage import gate
@@ -79,7 +79,7 @@ class Signing:
         check_names(names, self._params.players)
         row = await self._keys.of(application, request.key_id)
         record = row.record
-        self._check_shape(record.scheme, request)
+        self._check_shape(record, request)
         record.check_signers(names.players)
         if self._params.index not in names.players:
             raise KeycairnError(Code.BAD_INDEX, "this node is not among the players")
@@ -103,7 +103,7 @@ class Signing:
             node=self._params.index,
         )
         payload = request.digest if request.digest is not None else request.message
-        hashed = hash_of(_REQUEST, request.key_id, payload, request.path)
+        hashed = hash_of(_REQUEST, request.key_id, payload, request.path, request.taproot)
 
         async def work() -> Signature:
             done = await self._store.request(application, f"sign/{names.request_id}")
@@ -116,7 +116,7 @@ class Signing:
 
         return await self._sessions.once(application, "sign", names, hashed, work)
 
-    def _check_shape(self, scheme: str, request: Sign) -> None:
+    def _check_shape(self, record: KeyRecord, request: Sign) -> None:
         if request.path is not None:
             raise KeycairnError(Code.MALFORMED, "this version has no key derivation paths yet")
         if request.presignature is not None:
@@ -126,7 +126,11 @@ class Signing:
                 not_lost="Nothing was signed.",
                 next="repeat the request without a presignature",
             )
-        if scheme == "ecdsa":
+        if request.taproot and record.protocol != FROST_BIP340:
+            raise KeycairnError(
+                Code.MALFORMED, "only a BIP-340 key (schnorr on secp256k1) has a taproot address"
+            )
+        if record.scheme == "ecdsa":
             if request.digest is None or request.message is not None:
                 raise KeycairnError(Code.MALFORMED, "an ECDSA key signs a digest, not a message")
             if len(request.digest) != 32:
@@ -150,23 +154,32 @@ class Signing:
     async def _frost(self, request: Sign, key: KeyShare) -> Signature:
         message = request.message or b""
         record = key.record
+        asked = (request.names.request_id, record.key_id, record.hash, message)
+        name, params = (
+            (frost.BIP340_NAME, frost.Bip340SignParams(*asked, request.taproot))
+            if record.protocol == FROST_BIP340
+            else (frost.NAME, frost.SignParams(*asked))
+        )
+        merkle_root = b"" if request.taproot else None  # BIP-86: an output without a script tree
         spec = SessionSpec(
             request.names.session_id,
-            frost.NAME,
+            name,
             frost.VERSION,
             self._params.vault_id,
             request.names.players,
-            frost.SignParams(request.names.request_id, record.key_id, record.hash, message),
+            params,
             largest=SMALL_ROUNDS,
         )
         made = await self._sessions.run(
-            spec, lambda party: frost.sign(party, key, message), self._journal
+            spec,
+            lambda party: frost.sign(party, key, message, merkle_root=merkle_root),
+            self._journal,
         )
         return Signature(
             signature=made.signature,
             der=None,
             recovery_id=None,
-            public_key=record.public_key,
+            public_key=made.public_key,
             nodes=request.names.players,
             base_r=made.base_r,
             presignature_id=made.presignature_id,

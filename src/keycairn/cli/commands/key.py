@@ -52,7 +52,9 @@ def register(app: typer.Typer) -> None:
         count: Annotated[
             int, typer.Option("--count", parser=whole, help="how many, 1 to 1000")
         ] = 1,
-        variant: Annotated[str | None, typer.Option("--variant", help="bip340")] = None,
+        variant: Annotated[
+            str | None, typer.Option("--variant", help="bip340: named for schnorr on secp256k1")
+        ] = None,
         threshold: Annotated[
             int | None, typer.Option("--threshold", parser=whole, help="t; default: the vault's")
         ] = None,

@@ -30,6 +30,11 @@ MessageFile = Annotated[
     Path | None, typer.Option("--message-file", help="the message, from a file (Schnorr)")
 ]
 
+Taproot = Annotated[
+    bool,
+    typer.Option("--taproot", help="BIP-340 keys: for the output key of the P2TR address (BIP-86)"),
+]
+
 
 def payload(
     digest: str | None, message: str | None, message_file: Path | None
@@ -57,6 +62,7 @@ def register(app: typer.Typer) -> None:
         presignature: Annotated[
             str | None, typer.Option("--presignature", help="use this presignature")
         ] = None,
+        taproot: Taproot = False,
         request_id: RequestOption = None,
         nodes: NodesOption = None,
         vault: VaultOption = None,
@@ -72,6 +78,7 @@ def register(app: typer.Typer) -> None:
                     message=raw_message,
                     path=path,
                     presignature=presignature,
+                    taproot=taproot,
                     request_id=request_id,
                     nodes=parse_nodes(nodes),
                 ),
@@ -87,6 +94,7 @@ def register(app: typer.Typer) -> None:
         digest: Digest = None,
         message: Message = None,
         message_file: MessageFile = None,
+        taproot: Taproot = False,
     ) -> None:
         """Verify a signature with public data; no node is asked."""
         raw_digest, raw_message = payload(digest, message, message_file)
@@ -97,5 +105,6 @@ def register(app: typer.Typer) -> None:
             decode_hex(signature, length=64, what="signature"),
             digest=raw_digest,
             message=raw_message,
+            taproot=taproot,
         )
         output.result({"valid": True}, "valid")
