@@ -219,7 +219,8 @@ class Abort(KeycairnError):
     Attributes:
         culprits: player indices, sorted; empty when nobody can be named.
         certainty: what ``culprits`` means.
-        ban: True only for OT and multiplication check failures (protocols.md rule 7).
+        ban: True only for OT and multiplication check failures (docs/protocols/index.md, "Aborts
+            and blame").
     """
 
     def __init__(
@@ -251,7 +252,8 @@ class Abort(KeycairnError):
 class PeerAborted(Abort):
     """A peer told us that it ended the session.
 
-    Nobody is blamed: neither whom the peer accuses, nor the peer for leaving (dkls23.md 8).
+    Nobody is blamed: neither whom the peer accuses, nor the peer for leaving
+    (docs/protocols/index.md, "Aborts and blame").
     """
 
     def __init__(self, code: Code, reported_by: int, waiting_for: Iterable[int] = ()) -> None:

@@ -41,7 +41,7 @@ async def execute(plan: RestorePlan) -> dict[str, Any]:
     """Do what the plan says.
 
     Returns:
-        The result keys of ``node restore`` (interfaces.md).
+        The result keys of ``node restore`` (docs/operations/backup-restore.md).
 
     Raises:
         KeycairnError: E_POLICY for a dry-run plan; E_CONFLICT when the target filled up, or

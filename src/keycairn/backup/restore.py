@@ -4,9 +4,9 @@
 scratch directory, which it removes. :func:`keycairn.backup.install.execute` does what the plan
 says.
 
-The six steps (recovery.md): database, encryptor, machine, addresses, files in place,
-presignatures gone (there are none in a bundle; setups and nonces belong to an incarnation, and
-every start draws a new one).
+The six steps (docs/operations/backup-restore.md): database, encryptor, machine, addresses, files
+in place, presignatures gone (there are none in a bundle; setups and nonces belong to an
+incarnation, and every start draws a new one).
 """
 
 from __future__ import annotations

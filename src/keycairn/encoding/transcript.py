@@ -1,4 +1,4 @@
-"""One injective encoder for everything that is hashed (protocols.md rule 2, R-11).
+"""One injective encoder for everything that is hashed (docs/protocols/index.md, R-11).
 
 Layout of :func:`encode`, all integers big-endian::
 
@@ -133,7 +133,6 @@ def _absorb(h: Any, t: Tag, fields: Sequence[Field]) -> None:
 def to_scalar(q: int, t: Tag, *fields: Field) -> int:
     """``F(tag, …)``: 48 bytes of SHAKE128, big-endian, mod ``q``.
 
-    48 bytes, never 32: 32 bytes mod the order of P-256 are only 2^-32 from uniform
-    (dkls23.md 11.5).
+    48 bytes, never 32: 32 bytes mod the order of P-256 are only 2^-32 from uniform.
     """
     return int.from_bytes(xof(48, t, *fields), "big") % q

@@ -1,4 +1,4 @@
-"""The prover: what one node does for a batch of keys (ers-proof.md, "Prover").
+"""The prover: what one node does for a batch of keys (docs/ers-format.md).
 
 A first message never gets a second challenge. Everything random below the context is a function
 of one hedged root that is never stored: fresh bytes, the whole context and all secrets. Replayed

@@ -1,4 +1,4 @@
-"""Results of the service as JSON: lower-case hex for bytes, names of interfaces.md."""
+"""Results of the service as JSON: lower-case hex for bytes, names of docs/operations/cli.md."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Party:
     Attributes:
         index: this player's number, from configuration.
         players: all players of the session, sorted, this one among them.
-        sid: the 32-byte session id that every player confirmed (protocols.md rule 1).
+        sid: the 32-byte session id that every player confirmed (docs/protocols/index.md).
         rng: randomness port.
         signer: identity signatures.
     """
@@ -77,7 +77,7 @@ class Round:
         broadcast: the same message to all. Unless ``echo`` is False the driver confirms with
             signed hashes that everybody received the same (rule 3) before the round ends.
         direct: one message for every peer (all of them, or none).
-        echo: False only where protocols.md names another means of agreement.
+        echo: False only where docs/protocols names another means of agreement.
     """
 
     broadcast: Message | None = None

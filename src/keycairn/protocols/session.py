@@ -1,9 +1,9 @@
 """Sessions: what a run is called, what it depends on, and the frames that carry it.
 
 The session id covers protocol and version, vault, session name, the players with their
-incarnations, the whole typed parameter record and a fresh nonce of every player (protocols.md
-rule 1, R-12). It is agreed in two steps before any secret is used: HELLO (everything but the
-id) and CONFIRM (the id). A mismatch names the field and blames nobody.
+incarnations, the whole typed parameter record and a fresh nonce of every player
+(docs/protocols/index.md, R-12). It is agreed in two steps before any secret is used: HELLO
+(everything but the id) and CONFIRM (the id). A mismatch names the field and blames nobody.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ row that does not fit its entry is edited, missing or added, and only that row i
 rows give the digest, the rows are sound and the index is what was damaged. If neither does, rows
 were put back together with their entries: nobody can say which, and the store does not open.
 
-A whole older file passes all of this; that is found by the fence (recovery.md), not here.
+A whole older file passes all of this; nothing in the file can show it (docs/threat-model.md).
 """
 
 from __future__ import annotations

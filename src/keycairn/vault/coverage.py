@@ -1,7 +1,8 @@
 """Coverage: which key is protected by what, and the gate that waits for it.
 
 Pure functions over a node's own rows. Each node decides alone, from its own evidence: a signature
-needs t+1 willing nodes, so a signature proves t+1 covered shares (recovery.md, "Coverage").
+needs t+1 willing nodes, so a signature proves t+1 covered shares
+(docs/operations/backup-restore.md, "Backed up before use").
 
 Coverage never says yes on doubt. A row is evidence only if it names this key at this generation
 with this record hash, and says that the stored artefact was read back and verified.
@@ -71,7 +72,7 @@ class KeyCoverage:
     missing: Missing
 
     def to_json(self) -> dict[str, Any]:
-        """One element of ``keys[]`` of the command ``coverage`` (interfaces.md)."""
+        """One element of ``keys[]`` of the command ``coverage`` (docs/operations/cli.md)."""
         return {
             "key_id": self.key_id,
             "state": self.state,

@@ -101,7 +101,7 @@ class RequestRow:
 
 @dataclass(frozen=True)
 class BanRow:
-    """A ban of a peer (protocols.md rule 7)."""
+    """A ban of a peer (docs/protocols/index.md, "Aborts and blame")."""
 
     ban_id: str
     peer: int
@@ -303,5 +303,5 @@ class Store(Protocol):
 
     async def state_digest(self) -> bytes:
         """SHA-256 over the canonical durable logical state, without audit, incarnations, spends,
-        bans and request results (security.md section 4)."""
+        bans and request results (docs/rules.md, "State digest")."""
         ...
