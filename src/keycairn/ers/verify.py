@@ -1,4 +1,4 @@
-"""The verifier (docs/ers-format.md, section 7): public data only, offline.
+"""The verifier (docs/ers-format.md, section 9): public data only, offline.
 
 What a document says about itself proves nothing. The RSA key and, for every key that matters,
 the public key come from the caller; whatever the caller did not give stands in the report's

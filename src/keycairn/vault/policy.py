@@ -54,7 +54,7 @@ _TERMS: dict[str, tuple[str, str]] = {
     ),
     "node_backup": (
         "a verified bundle of this node that holds its share at this generation",
-        "keycairn backup create --config node.toml",
+        "keycairn backup create --config node.toml  # each node; a local vault: --vault vault.toml",
     ),
 }
 
