@@ -1,6 +1,7 @@
 """Wrong use, refusals and their exit codes; nothing here starts a node."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,17 @@ def test_init_layout_and_modes(keycairn: Run, tmp_path: Path) -> None:
         held = b"".join(p.read_bytes() for p in node.rglob("*") if p.is_file())
         assert (operator / "master.key").read_bytes().strip() not in held
         assert b"AGE-SECRET-KEY" not in held
+
+
+def test_doctor_names_a_lost_directory_and_its_restore(keycairn: Run, tmp_path: Path) -> None:
+    keycairn("init", tmp_path / "v")
+    shutil.rmtree(tmp_path / "v" / "node2")
+    ran = keycairn("doctor", "--vault", tmp_path / "v" / "vault.toml", "--json")
+    assert ran.code == 7
+    [found] = [f for f in ran.json["findings"] if "directory is gone" in f["what"]]
+    assert found["node"] == 2
+    assert found["next"].startswith("keycairn node restore ")
+    assert not any("node 1: node 1" in f["what"] for f in ran.json["findings"])
 
 
 def test_policy_none_is_said_loudly(keycairn: Run, tmp_path: Path) -> None:

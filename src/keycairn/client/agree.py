@@ -64,7 +64,8 @@ def combine(errors: Mapping[int, KeycairnError], done: Sequence[int] = ()) -> Ke
         **{str(i): {"code": None, "message": "done"} for i in done},
     }
     others = [i for i in sorted(errors) if i != chosen]
-    message = f"node {chosen}: {best.message}"
+    by = f"node {chosen}"
+    message = best.message if best.message.startswith(f"{by} ") else f"{by}: {best.message}"
     if others:
         message += f" (nodes that failed too: {', '.join(map(str, others))})"
     result: KeycairnError

@@ -41,7 +41,11 @@ async def _examine(profile: VaultProfile) -> list[dict[str, Any]]:
         except KeycairnError as exc:
             findings.append(_finding(None, f"keys can't be looked at: {exc.message}", exc.next))
     for node in profile.nodes:
-        if node.config is not None and node.config.exists():
+        if node.config is not None and not node.config.exists():
+            what = f"node {node.index}'s directory is gone: there is no {node.config}"
+            step = f"keycairn node restore BUNDLE --into {node.config.parent} --identity FILE"
+            findings.append(_finding(node.index, what, step))
+        elif node.config is not None:
             findings += await _operator(node.index, OperatorClient.of, load_config(node.config, {}))
     return findings
 
