@@ -37,7 +37,7 @@ from keycairn.ers.possession import answer_all
 from keycairn.ers.recover import RecoveredKey, recover
 from keycairn.ers.rsa import load_rsa_public_key
 from keycairn.ers.rsakeys import generate
-from keycairn.ers.sign import sign_ecdsa, sign_ed25519
+from keycairn.ers.sign import sign_bip340, sign_ecdsa, sign_ed25519
 from keycairn.ers.verify import ExpectedKey, verify_document
 from keycairn.ports.system import SystemRng
 
@@ -215,17 +215,25 @@ def _sign(args: argparse.Namespace) -> dict[str, Any]:
         "curve": key.group.name,
         "public_key": key.public_key.hex(),
     }
-    if key.group.name == "secp256k1":
+    kind = (key.scheme, key.group.name)
+    if args.taproot and kind != ("schnorr", "secp256k1"):
+        raise malformed("only a BIP-340 key (schnorr on secp256k1) has a taproot output key")
+    if kind == ("ecdsa", "secp256k1"):
         if args.digest is None:
-            raise malformed("a secp256k1 key signs a digest: give --digest")
+            raise malformed("an ECDSA key signs a digest: give --digest")
         digest = decode_hex(args.digest, length=32, what="digest")
         return {**result, **sign_ecdsa(key.private_key, digest)}
+    if key.scheme != "schnorr":
+        raise malformed(f"this tool does not sign with {key.scheme} on {key.group.name}")
     if args.digest is not None:
-        raise malformed("an Ed25519 key signs a message: give --message or --message-file")
+        raise malformed("a Schnorr key signs a message: give --message or --message-file")
     if args.message is not None:
         message = decode_hex(args.message, what="message")
     else:
         message = read_file(Path(args.message_file), MAX_JSON)
+    if key.group.name == "secp256k1":
+        signature, public = sign_bip340(key.private_key, message, SystemRng(), taproot=args.taproot)
+        return {**result, "public_key": public.hex(), "signature": signature.hex()}
     signature = sign_ed25519(key.private_key, message, SystemRng())
     return {**result, "signature": signature.hex()}
 
@@ -270,9 +278,14 @@ def _prove_options(parser: argparse.ArgumentParser) -> None:
 def _sign_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", required=True, metavar="F", help="file of a recovered key")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--digest", metavar="HEX", help="32 bytes (secp256k1)")
-    what.add_argument("--message", metavar="HEX", help="the message (Ed25519)")
-    what.add_argument("--message-file", metavar="F", help="the message, from a file (Ed25519)")
+    what.add_argument("--digest", metavar="HEX", help="32 bytes (ECDSA)")
+    what.add_argument("--message", metavar="HEX", help="the message (Schnorr)")
+    what.add_argument("--message-file", metavar="F", help="the message, from a file (Schnorr)")
+    parser.add_argument(
+        "--taproot",
+        action="store_true",
+        help="BIP-340 keys: sign for the output key of the P2TR address (BIP-86)",
+    )
 
 
 _Command = tuple[

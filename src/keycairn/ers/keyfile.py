@@ -165,9 +165,10 @@ def write_keys(directory: Path, keys: Sequence[RecoveredKey]) -> list[dict[str, 
 
 @dataclass(frozen=True)
 class RecoveredKeyFile:
-    """A recovered key read back from its file."""
+    """A recovered key read back from its file. ``scheme`` says what it signs with."""
 
     key_id: str
+    scheme: str
     group: Group
     public_key: bytes
     private_key: SecretScalar
@@ -181,9 +182,12 @@ def load_key(data: bytes) -> RecoveredKeyFile:
     if value.get("version") != VERSION or value.get("curve") not in CURVES:
         raise malformed("a key file of a version or curve that is not known here")
     group = GROUPS[value["curve"]]
+    scheme = value.get("scheme")
+    if scheme not in ("ecdsa", "schnorr"):
+        raise malformed("a key file of a scheme that is not known here")
     public = decode_hex(value.get("public_key"), length=group.point_len, what="public_key")
     raw = decode_hex(value.get("private_key"), length=group.scalar_len, what="private_key")
     x = group.decode_scalar(raw, nonzero=True)
     if group.base_mul(x).encode() != public:
         raise KeycairnError(Code.BAD_SCALAR, "the private key does not fit the public key")
-    return RecoveredKeyFile(str(value.get("key_id")), group, public, SecretScalar(x))
+    return RecoveredKeyFile(str(value.get("key_id")), scheme, group, public, SecretScalar(x))

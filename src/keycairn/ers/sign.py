@@ -10,15 +10,18 @@ import hashlib
 from typing import Any
 
 import coincurve
+from coincurve._libsecp256k1 import ffi, lib
+from coincurve.context import GLOBAL_CONTEXT
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from keycairn.curves import ED25519, SECP256K1
+from keycairn.curves import ED25519, SECP256K1, bip340
 from keycairn.encoding import SecretScalar, encode, tag
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.ports import Rng
 
 _NONCE = tag("ers/ed25519-nonce")
+_EXTRA = bytes.fromhex("da6fb38c")  # SECP256K1_SCHNORRSIG_EXTRAPARAMS_MAGIC
 
 
 def sign_ed25519(key: SecretScalar, message: bytes, rng: Rng) -> bytes:
@@ -56,6 +59,41 @@ def sign_ecdsa(key: SecretScalar, digest: bytes) -> dict[str, Any]:
     if not private.public_key.verify(der, digest, hasher=None):
         raise _invalid()
     return {"signature": compact[:64].hex(), "der": der.hex(), "recovery_id": compact[64]}
+
+
+def sign_bip340(
+    key: SecretScalar, message: bytes, rng: Rng, *, taproot: bool = False
+) -> tuple[bytes, bytes]:
+    """A BIP-340 signature over a message of any length, by libsecp256k1.
+
+    Args:
+        key: x, as recovered: libsecp256k1 minds the sign.
+        taproot: sign for the BIP-86 output key, so that coins at the key's P2TR address move.
+
+    Returns:
+        the signature (64 bytes), and the encoded point that it verifies under.
+    """
+    x = key.reveal()
+    public = SECP256K1.base_mul(x)
+    if taproot:
+        output = bip340.taproot_key(public)
+        public, x = output.point, output.private(x)
+    keypair = ffi.new("secp256k1_keypair *")
+    extra = ffi.new("secp256k1_schnorrsig_extraparams *")
+    aux = ffi.from_buffer(rng.bytes(32))
+    extra.magic, extra.ndata = _EXTRA, aux  # BIP-340's own nonce function, with fresh bytes
+    made = ffi.new("unsigned char[64]")
+    context = GLOBAL_CONTEXT.ctx
+    if not (
+        lib.secp256k1_keypair_create(context, keypair, SECP256K1.encode_scalar(x))
+        and lib.secp256k1_schnorrsig_sign_custom(
+            context, made, message, len(message), keypair, extra
+        )
+    ):
+        raise _invalid()
+    signature = bytes(ffi.buffer(made))
+    bip340.verify(public.encode(), message, signature)
+    return signature, public.encode()
 
 
 def _invalid() -> KeycairnError:
