@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from keycairn.curves import ED25519
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.config import load_config
 from keycairn.node.identity import create_identity, load_identity
 from keycairn.ports.seeded import SeededRng
+
+TWO, THREE = (ED25519.base_mul(k).encode().hex() for k in (2, 3))
 
 GOOD = """
 [vault]
@@ -37,7 +40,7 @@ name = "default"
 key_sha256 = "{key}"
 [operations.ecdsa]
 sign = true
-""".format(two="22" * 32, three="33" * 32, key="aa" * 32)
+""".format(two=TWO, three=THREE, key="aa" * 32)
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -85,8 +88,9 @@ def test_operations_are_off_until_switched_on(tmp_path: Path) -> None:
         ('listen = "127.0.0.1:9001"', "", "listen"),
         ('"127.0.0.1:8081"', '"127.0.0.1:80810"', "listen"),
         ('"127.0.0.1:8081"', '"127.0.0.1"', "listen"),
-        ('"' + "22" * 32 + '"', '""', "public_key"),
-        ('"' + "22" * 32 + '"', '"' + "33" * 32 + '"', "public key"),
+        ('"' + TWO + '"', '""', "public_key"),
+        ('"' + TWO + '"', '"' + THREE + '"', "public key"),
+        ('"' + TWO + '"', '"01' + "00" * 31 + '"', "prime-order"),
         ('"wss://127.0.0.1:9002"', '"http://127.0.0.1:9002"', "address"),
         ('"wss://127.0.0.1:9002"', '"wss://user:pw@127.0.0.1:9002"', "address"),
         ('"' + "aa" * 32 + '"', '"aa"', "key_sha256"),

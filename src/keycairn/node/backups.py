@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +105,22 @@ class NodeBackups:
             await self._store.delete_bundle(row.sha256)
         return lost
 
-    async def watch(self, seconds: float = 3600.0) -> None:
-        """Check the receipts now and then for as long as the node runs."""
+    async def watch(
+        self, documents: Callable[[], Awaitable[Sequence[str]]], seconds: float = 3600.0
+    ) -> None:
+        """Look at all evidence now and then for as long as the node runs.
+
+        ``documents`` does the same for ERS documents and returns the hashes that are lost.
+        """
         while True:
-            for location in await self.check_receipts():
-                logger().warning("finding", finding="bundle lost", where=location, next=_AGAIN)
+            try:
+                for location in await self.check_receipts():
+                    logger().warning("finding", finding="bundle lost", where=location, next=_AGAIN)
+                for sha256 in await documents():
+                    logger().warning("finding", finding="document lost", sha256=sha256)
+            except KeycairnError as exc:
+                # The disk is away: what can't be looked at neither counts more nor less.
+                logger().warning("finding", finding="evidence unreadable", code=exc.code.value)
             await asyncio.sleep(seconds)
 
     async def list(self) -> Sequence[BundleRow]:

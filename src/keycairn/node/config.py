@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from keycairn.curves import ED25519
 from keycairn.encryptors import EncryptorConfig
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.files import require_private
@@ -282,6 +283,11 @@ class _Reader:
         for table in self.root.tables("peers"):
             index = table.integer("index", low=1, high=255)
             key = self.hash(table, "public_key", "the peer's Ed25519 identity key")
+            try:
+                # A key of small order would let anybody sign for that peer.
+                ED25519.decode_point(key)
+            except KeycairnError:
+                table.bad("`public_key` is not a point of Ed25519's prime-order subgroup")
             address = table.text("address")
             if index == own:
                 table.bad(f"has this node's own index {own}", code=Code.BAD_INDEX)

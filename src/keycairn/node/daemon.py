@@ -89,7 +89,7 @@ async def serve_node(
         stack.push_async_callback(service.stop)
         await _say_findings(config, service)
         backups = NodeBackups(config, store, identity, clock, rng)
-        watch = asyncio.create_task(backups.watch())
+        watch = asyncio.create_task(backups.watch(service.check_documents))
         stack.callback(watch.cancel)
         metrics = Metrics()
         token = stack.enter_context(_token(config, rng))

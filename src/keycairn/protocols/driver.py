@@ -406,7 +406,9 @@ def _advance(generator: Any, answer: Any) -> Any:
 
 
 def _known_code(code: str) -> Code:
+    """The code of a peer's notice; it must not speak for this node's own front door."""
     try:
-        return Code(code)
+        known = Code(code)
     except ValueError:
         return Code.UNAVAILABLE
+    return Code.UNAVAILABLE if known in (Code.AUTHN, Code.RATE_LIMIT) else known

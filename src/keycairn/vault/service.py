@@ -140,9 +140,13 @@ class NodeService:
         self.started_us = self._clock.now_us()
         await self._store.begin_incarnation(self.incarnation, self.started_us)
         await self._sessions.load_bans()
-        await self._documents.check_files()
+        await self.check_documents()
         self._link.attach(self._exchange)
         await self._link.start()
+
+    async def check_documents(self) -> list[str]:
+        """Stop counting booked documents that can't be read back; returns their hashes."""
+        return await self._documents.check_files()
 
     async def stop(self, grace: float = 5.0) -> None:
         """Let running sessions end for ``grace`` seconds, then close links. Not the store."""

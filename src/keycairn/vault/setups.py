@@ -18,6 +18,10 @@ from keycairn.vault.exchange import Exchange
 
 RunSetup = Callable[[str, int], Awaitable[PairSetup]]
 
+#: Setups with one peer: so many at once, so many a second after that.
+_BURST, _PER_SECOND = 30.0, 0.5
+_NAME_LEN = 64
+
 
 class Banned(Protocol):
     """Who is banned right now."""
@@ -49,6 +53,7 @@ class SetupBook:
         self._clock = clock
         self._rng = rng
         self._live: dict[int, PairSetup] = {}
+        self._budget: dict[int, tuple[float, float]] = {}
         self._making: dict[int, str] = {}  # session name, by peer
         # What came while one was being made: an invitation, or "" for a new contact.
         self._later: dict[int, str] = {}
@@ -106,11 +111,21 @@ class SetupBook:
                 await self._exchange.send(peer, SetupInvite(self._making[peer]))
             await self._begin(peer)
 
+    def _affordable(self, peer: int) -> bool:
+        """Base OTs cost a core 30 ms: a peer that asks for them again and again is not served."""
+        now = self._clock.monotonic()
+        left, then = self._budget.get(peer, (_BURST, now))
+        left = min(_BURST, left + (now - then) * _PER_SECOND)
+        self._budget[peer] = (left - 1 if left >= 1 else left, now)
+        return left >= 1
+
     async def _begin(self, peer: int) -> None:
         if self._banned(peer) or peer in self._making:
             return
         if self._index > peer:
             await self._exchange.send(peer, SetupWanted("none"))
+            return
+        if not self._affordable(peer):
             return
         name = f"setup/{self._index}-{peer}/{self._rng.bytes(16).hex()}"
         self._making[peer] = name
@@ -139,15 +154,17 @@ class SetupBook:
 
     async def _invited(self, peer: int, invite: SetupInvite) -> None:
         expected = f"setup/{peer}-{self._index}/"
-        if peer < self._index and invite.name.startswith(expected):
+        ours = peer < self._index and invite.name.startswith(expected)
+        if ours and len(invite.name) <= _NAME_LEN:
             self._join(invite.name, peer)
 
     def _join(self, name: str, peer: int) -> None:
         if self._banned(peer):
             return
         if peer not in self._making:
-            self._making[peer] = name
-            self._exchange.spawn(self._make(name, peer, invite=False))
+            if self._affordable(peer):
+                self._making[peer] = name
+                self._exchange.spawn(self._make(name, peer, invite=False))
         elif self._making[peer] != name:
             self._later[peer] = name
 
