@@ -32,6 +32,7 @@ Run = Callable[..., Any]
         (["backup", "create"], 2, "E_MALFORMED"),
         (["bench", "sign", "--signers", "1"], 2, "E_MALFORMED"),
         (["bench", "sign", "--signers", "2.0"], 2, "E_MALFORMED"),
+        (["bench", "presign", "--batch", "257"], 2, "E_MALFORMED"),
         (["bench", "ers", "--keys", "0"], 2, "E_MALFORMED"),
         (["bench", "ers", "--params", "huge"], 2, "E_MALFORMED"),
         (["backup", "verify", "/nonexistent.bundle"], 2, "E_MALFORMED"),
@@ -227,6 +228,16 @@ def test_bench_prints_the_documented_figures(keycairn: Run) -> None:
             "bytes_per_key",
             "context_bytes_per_key",
         }
+    presign = keycairn("bench", "presign", "--batch", "2", "--json").json
+    rows = {row["what"]: row for row in presign["results"]}
+    assert set(rows) == {"primitives", "setup", "presign", "online"}
+    assert {
+        "signers",
+        "batch",
+        "ms_per_presignature_per_party",
+        "bytes_per_presignature_per_peer",
+        "ratio_to",
+    } <= set(rows["presign"])
 
 
 def test_an_unexpected_error_has_a_code_and_no_stack(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keycairn.cli import lockstep
+from keycairn.cli.measure_ecdsa import (
+    measure_presign,
+    measure_setup,
+    measure_sign,
+    primitives,
+)
 from keycairn.client import verify_signature
 from keycairn.curves import group as curve_group
 from keycairn.curves.polynomial import Polynomial
@@ -187,3 +194,23 @@ def bench_ers(curve: str, count: int, params: str, spki: bytes) -> dict[str, Any
         "bytes_per_key": len(Document((part,)).encoded) // count,
         "context_bytes_per_key": context // count,
     }
+
+
+def bench_presign(signers: int, batches: Sequence[int]) -> list[dict[str, Any]]:
+    """Setup, presignatures in each batch size, and signatures with them, beside primitives.
+
+    Processor time of one party; ``ratio_to`` counts in calls of the primitives of this run.
+    """
+    players = tuple(range(1, signers + 1))
+    shares = _deal("ecdsa", "secp256k1", "bench", signers, signers - 1)
+    identities = _signers(players)
+    setups = _setups(players, identities)
+
+    def fresh(wanted: tuple[int, ...]) -> Mapping[int, Party]:
+        return _parties(wanted, identities)
+
+    rows = [{"what": "primitives", "microseconds": primitives()}]
+    rows.append({"what": "setup"} | measure_setup(fresh))
+    rows += [{"what": "presign"} | measure_presign(fresh, shares, setups, b) for b in batches]
+    rows.append({"what": "online"} | measure_sign(fresh, shares, setups))
+    return rows

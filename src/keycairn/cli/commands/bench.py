@@ -14,7 +14,7 @@ from keycairn.ers.params import TABLE
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    bench = group("bench", "Measure this machine. (presign, dkg, system come with later versions.)")
+    bench = group("bench", "Measure this machine. (dkg and system come with later versions.)")
     app.add_typer(bench)
 
     @command(bench, "sign")
@@ -37,6 +37,25 @@ def register(app: typer.Typer) -> None:
         wanted = [scheme] if scheme is not None else list(SCHEMES)
         with output.working("signing"):
             results = [bench_sign(s, signers, count) for s in wanted]
+        output.result({"machine": machine(), "results": results})
+
+    @command(bench, "presign")
+    def presign(
+        signers: Annotated[int, typer.Option("--signers", parser=whole, help="t+1, 2 to 16")] = 2,
+        batch: Annotated[
+            str, typer.Option("--batch", help="batch sizes, like 1,16,100")
+        ] = "1,16,100",
+    ) -> None:
+        """Processor time of one party for threshold ECDSA, in ratios to primitives."""
+        from keycairn.cli.figures import bench_presign, machine
+
+        words = batch.split(",")
+        if not all(w.isascii() and w.isdigit() and 1 <= int(w) <= 256 for w in words):
+            raise malformed("--batch takes numbers from 1 to 256 with commas between them")
+        if not 2 <= signers <= 16:
+            raise malformed("--signers must be 2 to 16")
+        with output.working("presigning"):
+            results = bench_presign(signers, [int(w) for w in words])
         output.result({"machine": machine(), "results": results})
 
     @command(bench, "ers")
