@@ -15,6 +15,7 @@ must not leave a half-known spend.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -42,7 +43,7 @@ GROUP = 64
 Work = Callable[[Transaction], Coroutine[Any, Any, T]]
 
 
-class SqlCore:
+class SqlCore(ABC):
     """What all SQL stores share below the methods of the port."""
 
     def __init__(self, *, sealer: Sealer, vault: str, node: int, clock: Clock) -> None:
@@ -59,21 +60,21 @@ class SqlCore:
 
     # -- what an adapter supplies --------------------------------------------------------------
 
+    @abstractmethod
     async def _in_transaction(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
         """Run ``work`` in a write transaction that locks out other writers from its start."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _in_snapshot(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
         """Run ``work``, which only reads, on one consistent state."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _dispose(self) -> None:
         """Drop all connections."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _translate(self, error: Exception) -> KeycairnError:
         """Turn a driver's error into E_UNAVAILABLE or E_STORE_INTEGRITY."""
-        raise NotImplementedError
 
     # -- running work --------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ A database adapter subclasses :class:`SqlStore`; :mod:`keycairn.store.core` says
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -219,8 +220,8 @@ class SqlStore(SqlKeys):
         async with self._lock:
             return await self._read(work)
 
-    async def snapshot(self, target: Path) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def snapshot(self, target: Path) -> None: ...
 
     async def state_digest(self) -> bytes:
         async with self._lock:
