@@ -15,8 +15,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the long figures too")
 
 
+#: Left out of ``./test --fast``: real processes, whole nodes, long tables of trials.
+SLOW = (
+    "backup/test_restore",
+    "cli/test_demo",
+    "cli/test_vault_commands",
+    "disasters/",
+    "ers/test_cheating",
+    "ers/test_cli",
+    "ers/test_kit",
+    "ers/test_mutations",
+    "ers/test_recover",
+    "links/test_tls",
+    "node/test_openapi",
+    "protocols/dkls23/test_presign",
+    "protocols/dkls23/test_sign",
+    "protocols/test_frost_bip340",
+    "protocols/test_frost_suites",
+    "store/test_integrity",
+    "store/test_sqlite",
+    "system/",
+    "vault/test_service",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests marked ``full`` unless --full is given, however pytest was started."""
+    """Mark slow files; leave out ``full`` tests unless --full is given."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
     if config.getoption("--full"):
         return
     long = [item for item in items if item.get_closest_marker("full")]

@@ -580,7 +580,7 @@ async def test_a_time_out_during_a_step_of_our_own_is_not_the_peers_fault() -> N
     release = threading.Event()
 
     def stuck(party: Any) -> Any:
-        release.wait(30)
+        release.wait(2)
         yield Round(broadcast=keygen.Commitment(b""))
 
     def eager(party: Any) -> Any:
