@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keycairn.client import NodeProfile, Vault, VaultProfile, load_profile
 from keycairn.client.agree import combine
+from keycairn.client.merge import merge_coverage
 from keycairn.errors import Abort, Code, KeycairnError, PeerAborted
 
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x01")
@@ -150,6 +151,90 @@ async def test_one_refusal_ends_the_wait(vault: Vault, nodes: dict[int, Node]) -
     assert time.monotonic() - began < 10
     assert caught.value.code is Code.POLICY
     assert "not waited for" in caught.value.detail["nodes"]["2"]["message"]
+
+
+class Frozen(httpx.AsyncBaseTransport):
+    """A process that was stopped: it takes connections and answers nothing."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(600)
+        raise AssertionError(request)
+
+
+@pytest.fixture
+def frozen_2(vault: Vault, nodes: dict[int, Node], monkeypatch: pytest.MonkeyPatch) -> Vault:
+    """The vault with a node 2 that hangs, and every patience made shorter."""
+    for name in ("_PATIENCE", "_PATIENCE_READ", "_PATIENCE_FAILED", "_PATIENCE_DONE"):
+        monkeypatch.setattr(f"keycairn.client.vault.{name}", 0.2)
+    transports: dict[int, httpx.AsyncBaseTransport] = {
+        i: httpx.MockTransport(n.answer) for i, n in nodes.items()
+    }
+    transports[2] = Frozen()
+    return Vault(vault.profile, transports=transports)
+
+
+async def test_node_that_hangs_holds_up_no_reader_and_no_signature(frozen_2: Vault) -> None:
+    async with asyncio.timeout(30):
+        assert (await frozen_2.sign("K1", message=b"m", nodes=[1, 3]))["public_key"] == PUBLIC
+        assert (await frozen_2.sign("K1", message=b"m"))["public_key"] == PUBLIC
+        assert (await frozen_2.show_key("K1"))["missing"] == ["node 2: no answer"]
+
+
+async def test_node_that_hangs_in_a_session_is_named_when_its_peers_give_up(
+    frozen_2: Vault, nodes: dict[int, Node]
+) -> None:
+    for i in (1, 3):
+        nodes[i].error = KeycairnError(Code.PEER_TIMEOUT, "no message from player 2")
+    async with asyncio.timeout(30):
+        with pytest.raises(KeycairnError) as caught:
+            await frozen_2.create_keys("schnorr", "ed25519")
+    assert caught.value.code is Code.PEER_TIMEOUT
+    assert "node 1: no message from player 2" in caught.value.message
+    # The same if the one that hangs has the lowest number: who says why is heard first.
+    silent = KeycairnError(Code.PEER_TIMEOUT, "…", detail={"not_waited_for": True})
+    told = KeycairnError(Code.PEER_TIMEOUT, "no message from player 1")
+    assert combine({1: silent, 2: told}).node == 2
+
+
+def coverage_row(key_id: str, require: str = "ers or node_backup") -> dict[str, Any]:
+    return {
+        "key_id": key_id,
+        "state": "active",
+        "players": [1, 2, 3],
+        "require": require,
+        "holds": "yes",
+        "missing": [],
+        "methods": {"node_backup": {"answer": "yes", "at": 1, "generation": 1}},
+    }
+
+
+async def test_coverage_is_no_yes_while_a_holder_does_not_know_the_key() -> None:
+    """A database that was put back lacks the newest keys, and its node is healthy."""
+    rows = {1: ["K1", "K2"], 2: ["K1", "K2"], 3: ["K1"]}
+
+    def answers(i: int) -> Callable[[httpx.Request], httpx.Response]:
+        return lambda _: httpx.Response(200, json={"keys": [coverage_row(k) for k in rows[i]]})
+
+    profile = VaultProfile(
+        Path("vault.toml"),
+        "v1",
+        1,
+        tuple(NodeProfile(i, f"http://n{i}", "k" * 32, bytes(32)) for i in rows),
+    )
+    transports = {i: httpx.MockTransport(answers(i)) for i in rows}
+    async with Vault(profile, transports=transports) as behind:
+        found = {row["key_id"]: row for row in await behind.coverage()}
+    assert found["K1"]["holds"] == "yes"
+    assert (found["K2"]["holds"], found["K2"]["state"]) == ("cant_tell", "degraded")
+    assert found["K2"]["missing"] == ["node 3: does not know this key"]
+    assert found["K2"]["methods"]["node_backup"]["answer"] == "cant_tell"
+
+
+def test_coverage_names_policies_that_differ() -> None:
+    rows = {1: coverage_row("K1"), 2: coverage_row("K1", "none")}
+    merged = merge_coverage(rows, {3: "no answer", 4: "does not know this key"})
+    assert merged["require"] == "node 1: ers or node_backup; node 2: none"
+    assert merged["missing"] == ["node 3: no answer"]  # Node 4 is no holder.
 
 
 def test_combine_keeps_aborts_as_aborts() -> None:

@@ -45,6 +45,7 @@ def test_shape_of_the_answer() -> None:
     assert out == {
         "key_id": "k1",
         "state": "active",
+        "players": [1, 2, 3],
         "require": "ers and node_backup",
         "holds": "yes",
         "missing": [],

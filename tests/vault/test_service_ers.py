@@ -94,6 +94,7 @@ async def test_an_expired_or_removed_key_is_not_allowed_any_more(
     error = (await vault.document([key], recovery_key)).error(1)
     assert error.code is Code.KEY_NOT_ALLOWED
     assert "expired" in error.message
+    assert [v.state for v in await vault.services[1].ers_key_list()] == ["expired"]
     vault.clock.ahead_us = 0
     assert (await vault.document([key], recovery_key)).result
     sha = hashlib.sha256(spki_of(recovery_key)).hexdigest()

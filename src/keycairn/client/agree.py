@@ -32,6 +32,8 @@ _HEARSAY = (Code.NOT_FOUND, Code.SESSION_MISMATCH, Code.UNAVAILABLE, Code.PEER_T
 
 
 def _rank(error: KeycairnError) -> tuple[int, int]:
+    if "not_waited_for" in error.detail:  # Not even an answer.
+        return (4, 0)
     if "reported_by" in error.detail:  # It merely heard that a peer ended the session.
         return (3, 0)
     if error.code in _SAYS_WHY:

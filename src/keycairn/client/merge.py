@@ -7,6 +7,8 @@ from typing import Any
 
 from keycairn.client.agree import agreed
 
+#: Said of a holder that answers and has no such key: its database is older than the key.
+UNKNOWN = "does not know this key"
 #: What makes a key the same key on every node.
 SAME_KEY = (
     "key_id",
@@ -74,14 +76,25 @@ def worst(answers: Iterable[str]) -> str:
 def merge_coverage(
     rows: Mapping[int, Mapping[str, Any]], silent: Mapping[int, str]
 ) -> dict[str, Any]:
-    """One coverage row of a key; ``nodes`` keeps each node's own row."""
+    """One coverage row of a key; ``nodes`` keeps each node's own row.
+
+    Args:
+        rows: by node; at least one.
+        silent: nodes that gave no row, with the reason; those that don't hold the key don't count.
+    """
     first = rows[min(rows)]
+    holders = first.get("players") or sorted({*rows, *silent})
+    silent = {i: why for i, why in silent.items() if i in holders}
+    requires = {i: str(r.get("require")) for i, r in sorted(rows.items())}
+    same = len(set(requires.values())) == 1
     holds = [str(r.get("holds", "cant_tell")) for r in rows.values()]
     names = sorted({m for r in rows.values() for m in r.get("methods", {})})
     return {
         "key_id": first["key_id"],
         "state": merge_state([str(r.get("state", "pending")) for r in rows.values()], len(silent)),
-        "require": first.get("require"),
+        "require": requires[min(rows)]
+        if same
+        else "; ".join(f"node {i}: {expression}" for i, expression in requires.items()),
         "holds": worst(holds + ["cant_tell"] * len(silent)),
         "missing": [f"node {i}: {m}" for i in sorted(rows) for m in rows[i].get("missing", ())]
         + [f"node {i}: {why}" for i, why in sorted(silent.items())],

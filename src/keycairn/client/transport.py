@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ _MAX_ANSWER = 64 << 20
 _CONNECT_SECONDS = 5.0
 #: Longer than any session limit of a node's configuration in practice; the node answers first.
 _ANSWER_SECONDS = 300.0
+#: For what only reads: a process that hangs must not hold up whoever looks what is wrong.
+_READ_SECONDS = 15.0
 
 Self = TypeVar("Self", bound="JsonClient")
 
@@ -103,22 +106,26 @@ class JsonClient:
         seconds: float | None = None,
     ) -> httpx.Response:
         """One request; the raw answer, whatever its status."""
-        timeout = self._http.timeout if seconds is None else httpx.Timeout(seconds)
+        if seconds is None:
+            seconds = _READ_SECONDS if method == "GET" else _ANSWER_SECONDS
         try:
-            return await self._http.request(
-                method,
-                path,
-                json=None if body is None else dict(body),
-                params=None if query is None else dict(query),
-                timeout=timeout,
-            )
+            # The library's time-outs are for each step; this one is for all of them.
+            async with asyncio.timeout(seconds):
+                return await self._http.request(
+                    method,
+                    path,
+                    json=None if body is None else dict(body),
+                    params=None if query is None else dict(query),
+                    timeout=httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS)),
+                )
         except httpx.ConnectTimeout as exc:
             raise self._unreachable("it does not answer") from exc
-        except httpx.TimeoutException as exc:
+        except (TimeoutError, httpx.TimeoutException) as exc:
             raise KeycairnError(
                 Code.PEER_TIMEOUT,
                 f"{self._name()} took the request and gave no answer in time",
                 not_lost="It may still be at work; asking again with the same request id is safe.",
+                next="keycairn vault status DIR; if its process hangs, stop and start that node",
                 node=self.index,
             ) from exc
         except httpx.ConnectError as exc:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import httpx
 
 from keycairn.client.agree import agreed, combine, says_why
-from keycairn.client.merge import SAME_KEY, merge_coverage, merge_key
+from keycairn.client.merge import SAME_KEY, UNKNOWN, merge_coverage, merge_key
 from keycairn.client.node import NodeClient
 from keycairn.client.profile import VaultProfile, load_profile
 from keycairn.client.verify import verify_signature
@@ -27,8 +27,14 @@ from keycairn.ports import Rng
 from keycairn.ports.system import SystemRng
 
 T = TypeVar("T")
-#: Seconds for the other nodes' answers once one node has refused.
+#: Seconds for the other nodes' answers once one node has refused for a reason of its own.
 _PATIENCE = 2.0
+#: The same once one node could not be reached, or gave up on its peers: they have the same limit.
+_PATIENCE_FAILED = 10.0
+#: The same once one node is done: the others have had every message that they need.
+_PATIENCE_DONE = 60.0
+#: Seconds for the other nodes once one has told what it knows.
+_PATIENCE_READ = 5.0
 #: Worth another attempt with a new session id: the nodes met at different moments, or one was
 #: starting. The request id makes sure that nothing is done twice.
 _AGAIN = frozenset({Code.PEER_TIMEOUT, Code.UNAVAILABLE, Code.SESSION_MISMATCH})
@@ -131,7 +137,12 @@ class Vault:
 
     async def show_key(self, key_id: str, path: str | None = None) -> dict[str, Any]:
         """A key; its addresses only if all its holders' nodes give the same ones."""
-        views, silent = await self._ask(lambda n: n.show_key(key_id, path))
+        return await self._show_key(key_id, path, None)
+
+    async def _show_key(
+        self, key_id: str, path: str | None, nodes: Sequence[int] | None
+    ) -> dict[str, Any]:
+        views, silent = await self._ask(lambda n: n.show_key(key_id, path), nodes)
         return merge_key(views, silent)
 
     async def wait_key(self, key_id: str, seconds: float) -> dict[str, Any]:
@@ -189,12 +200,10 @@ class Vault:
         Args:
             taproot: a BIP-340 key signs for the output key of its P2TR address (BIP-86).
         """
-        view = await self.show_key(key_id, path)
+        chosen = None if nodes is None else self._players(nodes)
+        view = await self._show_key(key_id, path, chosen)
         needed = int(view["threshold"]) + 1
-        if nodes is None:
-            players = await self._healthy([int(p) for p in view["players"]], needed)
-        else:
-            players = self._players(nodes)
+        players = chosen or await self._healthy([int(p) for p in view["players"]], needed)
         body = {
             "digest": None if digest is None else digest.hex(),
             "message": None if message is None else message.hex(),
@@ -276,10 +285,12 @@ class Vault:
         answers, silent = await self._ask(lambda n: n.coverage(key_id))
         by_node = {i: {r["key_id"]: r for r in rows} for i, rows in answers.items()}
         ids = sorted({k for rows in by_node.values() for k in rows})
-        return [
-            merge_coverage({i: rows[k] for i, rows in by_node.items() if k in rows}, silent)
-            for k in ids
-        ]
+        merged = []
+        for k in ids:
+            unknown = {i: UNKNOWN for i, rows in by_node.items() if k not in rows}
+            rows = {i: rows[k] for i, rows in by_node.items() if k in rows}
+            merged.append(merge_coverage(rows, silent | unknown))
+        return merged
 
     async def health(self, seconds: float = 2.0) -> dict[int, dict[str, Any]]:
         """Health of every node; one that can't be reached is not ok."""
@@ -348,7 +359,13 @@ class Vault:
                 "request_id": request,
                 "players": list(players),
             }
-            answers, errors = await self._gather(players, _with(call, named), together=True)
+            answers, errors = await self._gather(
+                players,
+                _with(call, named),
+                refused=_PATIENCE,
+                failed=_PATIENCE_FAILED,
+                done=_PATIENCE if one_is_enough else _PATIENCE_DONE,
+            )
             if not errors or (answers and one_is_enough):
                 return answers
             error = combine(errors, sorted(answers))
@@ -363,10 +380,10 @@ class Vault:
         raise KeycairnError(Code.MALFORMED, "attempts must be at least 1")
 
     async def _ask(
-        self, call: Callable[[NodeClient], Awaitable[T]]
+        self, call: Callable[[NodeClient], Awaitable[T]], nodes: Sequence[int] | None = None
     ) -> tuple[dict[int, T], dict[int, str]]:
-        """Ask every node; some may be silent, not all."""
-        answers, errors = await self._gather(sorted(self.nodes), call)
+        """Ask every node (or ``nodes``); some may be silent, not all."""
+        answers, errors = await self._gather(nodes or sorted(self.nodes), call, done=_PATIENCE_READ)
         if not answers:
             raise combine(errors)
         return answers, {i: _reason(e) for i, e in errors.items()}
@@ -376,27 +393,33 @@ class Vault:
         players: Sequence[int],
         call: Callable[[NodeClient], Awaitable[T]],
         *,
-        together: bool = False,
+        done: float,
+        failed: float | None = None,
+        refused: float | None = None,
     ) -> tuple[dict[int, T], dict[int, KeycairnError]]:
-        """Ask nodes at once. ``together``: all must succeed, so once one has refused for a reason
-        of its own, the others (who may wait for it until their time-out) get little time more."""
+        """Ask nodes at once. A node that hangs holds nobody up: once another one has answered,
+        the rest get so many seconds more. How many depends on that answer: a result, a failure,
+        or a refusal for a reason of its own; None waits on."""
         tasks = {i: asyncio.ensure_future(call(self.nodes[i])) for i in players}
         waiting: set[asyncio.Future[T]] = set(tasks.values())
         try:
             while waiting:
-                refused = together and any(
-                    says_why(task.exception()) for task in tasks.values() if task.done()
-                )
-                done, waiting = await asyncio.wait(
+                limits = []
+                for task in tasks.values():
+                    if task.done():
+                        fault = task.exception()
+                        limits.append(done if fault is None else failed)
+                        limits.append(refused if says_why(fault) else None)
+                ended, waiting = await asyncio.wait(
                     waiting,
-                    timeout=_PATIENCE if refused else None,
+                    timeout=min((x for x in limits if x is not None), default=None),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if not done:
+                if not ended:
                     break
         finally:
-            for task in waiting:
-                task.cancel()
+            for silent in waiting:
+                silent.cancel()
         answers: dict[int, T] = {}
         errors: dict[int, KeycairnError] = {}
         for index, task in tasks.items():
@@ -416,7 +439,7 @@ class Vault:
         silent: Mapping[int, str],
     ) -> dict[str, Any]:
         views = {i: keys[key_id] for i, keys in by_node.items() if key_id in keys}
-        unknown = {i: "does not know this key" for i in by_node if i not in views}
+        unknown = {i: UNKNOWN for i in by_node if i not in views}
         return merge_key(views, {**silent, **unknown})
 
     def _name(self) -> str:
@@ -435,13 +458,16 @@ def _with(
 
 def _not_waited_for(node: int) -> KeycairnError:
     return KeycairnError(
-        Code.PEER_TIMEOUT, "its answer was not waited for: another node had refused", node=node
+        Code.PEER_TIMEOUT,
+        "its answer was not waited for: the other nodes were through",
+        node=node,
+        detail={"not_waited_for": True},
     )
 
 
 def _reason(error: KeycairnError) -> str:
     if error.code is Code.NOT_FOUND:
-        return "does not know this key"
+        return UNKNOWN
     if error.code in (Code.UNAVAILABLE, Code.PEER_TIMEOUT):
         return "no answer"
     return f"{error.code.value}: {error.message}"

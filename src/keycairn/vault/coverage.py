@@ -66,6 +66,7 @@ class KeyCoverage:
 
     key_id: str
     state: str
+    players: tuple[int, ...]
     require: Policy
     holds: Answer
     methods: Mapping[str, Method]
@@ -76,6 +77,7 @@ class KeyCoverage:
         return {
             "key_id": self.key_id,
             "state": self.state,
+            "players": list(self.players),
             "require": str(self.require),
             "holds": self.holds.value,
             "missing": list(self.missing.words),
@@ -185,6 +187,7 @@ def key_coverage(
     return KeyCoverage(
         key_id=record.key_id,
         state=row.state,
+        players=tuple(record.holders),
         require=policy,
         holds=evaluate(policy, facts, spare),
         methods=methods,

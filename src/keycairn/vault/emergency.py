@@ -198,10 +198,11 @@ class ErsKeys:
         return rows
 
     def _view(self, row: ErsKeyRow) -> ErsKeyView:
+        over = row.expires_us is not None and row.expires_us <= self._clock.now_us()
         return ErsKeyView(
             rsa_spki_sha256=row.spki_sha256,
             bits=row.bits,
-            state=row.state,
+            state="expired" if over and row.state == "allowed" else row.state,
             added_us=row.added_us,
             attested_us=row.attested_us,
             expires_us=row.expires_us,
