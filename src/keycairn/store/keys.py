@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,8 @@ class SqlKeys(SqlCore):
     """Keys and their batches."""
 
     async def put_batch(self, batch: Batch, keys: Sequence[NewKey]) -> None:
-        rows = self._key_rows(batch, keys)
+        # Sealing and checking a large batch takes long enough to be felt on the event loop.
+        rows = await asyncio.to_thread(self._key_rows, batch, keys)
         batch = replace(batch, active=set(batch.ready) >= set(batch.holders))
 
         async def work(tx: Transaction) -> None:
@@ -190,13 +192,18 @@ class SqlKeys(SqlCore):
                 rows[key] = Checked("keys", key, {}, "missing")
             return rows
 
-        rows = await self._read(work)
+        opened = await asyncio.to_thread(self._open_shares, wanted, await self._read(work))
+        return [opened[k] for k in key_ids]
+
+    def _open_shares(
+        self, wanted: Sequence[str], rows: Mapping[str, Checked]
+    ) -> dict[str, KeyShare]:
         opened: dict[str, KeyShare] = {}
         for key_id in wanted:
             if key_id not in rows:
                 raise KeycairnError(Code.NOT_FOUND, "there is no such key")
             opened[key_id] = self._open_share(rows[key_id].require())
-        return [opened[k] for k in key_ids]
+        return opened
 
     def _open_share(self, row: Mapping[str, Any]) -> KeyShare:
         record = codec.record_from_bytes(row["record"])

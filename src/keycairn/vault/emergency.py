@@ -13,6 +13,7 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from keycairn.encoding import canonical_json, digest, tag
@@ -284,14 +285,14 @@ class Documents:
         async def work() -> DocumentResult:
             done = await self._store.request(application, f"ers/{names.request_id}")
             if done is not None:
-                return self._again(done, hashed)
+                return await asyncio.to_thread(self._again, done, hashed)
             document = await self._run(names.session_id, names.players, parameters, rsa)
             row = await self._keep(document, rsa, [r.record.hash for r in rows])
             result = RequestRow(
                 application, f"ers/{names.request_id}", hashed, {"sha256": row.sha256}
             )
             await self._store.put_request(result)
-            return _result(document)
+            return await asyncio.to_thread(_result, document)
 
         return await self._sessions.once(application, "ers", names, hashed, work)
 
@@ -347,8 +348,7 @@ class Documents:
         self, document: Document, rsa: RsaPublicKey, record_hashes: Sequence[bytes]
     ) -> DocumentRow:
         """Store, read back, verify what was read, and only then book the evidence."""
-        path = await asyncio.to_thread(self._files.put, document.sha256, document.to_cbor())
-        stored = Document.load(await asyncio.to_thread(self._files.get, document.sha256))
+        path, stored = await asyncio.to_thread(self._file, document)
         expected = [
             ExpectedKey(s.key_id, s.public_key, s.curve, s.generation, h)
             for s, h in zip(document.keys, record_hashes, strict=True)
@@ -377,6 +377,11 @@ class Documents:
         )
         await self._store.put_document(row)
         return row
+
+    def _file(self, document: Document) -> tuple[Path, Document]:
+        """Write a document and read it back (in a thread: documents may be megabytes)."""
+        path = self._files.put(document.sha256, document.to_cbor())
+        return path, Document.load(self._files.get(document.sha256))
 
     # -- what the node holds -----------------------------------------------------------------
 

@@ -142,7 +142,7 @@ class Keys:
                 )
             if not batch.active:
                 batch = await self._await_certificate(batch)
-            return [await self.view(await self._row(k)) for k in batch.key_ids]
+            return await self._views([await self._row(k) for k in batch.key_ids])
 
         return await self._sessions.once(application, "create", names, hashed, work)
 
@@ -266,13 +266,22 @@ class Keys:
         return row
 
     async def list(self, application: str, after: str, limit: int) -> Sequence[KeyView]:
-        rows = await self._store.keys(application=application, after=after, limit=limit)
+        return await self._views(
+            await self._store.keys(application=application, after=after, limit=limit)
+        )
+
+    async def _views(self, rows: Sequence[KeyRow]) -> Sequence[KeyView]:
         documents = await self._store.documents()
         bundles = await self._store.bundles()
-        return [
-            self._view(row, key_coverage(row, self._policy, documents=documents, bundles=bundles))
-            for row in rows
-        ]
+
+        def views() -> Sequence[KeyView]:
+            policy = self._policy
+            return [
+                self._view(row, key_coverage(row, policy, documents=documents, bundles=bundles))
+                for row in rows
+            ]
+
+        return await asyncio.to_thread(views)
 
     async def coverage(self, row: KeyRow) -> KeyCoverage:
         """What protects this key here, from this node's own evidence."""
