@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from disasters.ers import register_recovery_key, spki
 from keycairn.client import Vault
-from keycairn.ports.system import SystemClock
 from system.local import LocalVault
-
-
-async def watch(http: httpx.AsyncClient, stop: asyncio.Event) -> list[float]:
-    """Milliseconds of one /health request after the other until ``stop``."""
-    clock = SystemClock()
-    taken: list[float] = []
-    while not stop.is_set():
-        began = clock.monotonic()
-        answer = await http.get("/health")
-        taken.append((clock.monotonic() - began) * 1000)
-        assert answer.status_code == 200, answer.text
-        await asyncio.sleep(0.005)
-    return taken
 
 
 def p99(values: list[float]) -> float:
@@ -35,19 +21,24 @@ def p99(values: list[float]) -> float:
 
 async def measured(client: Vault, work: Any) -> list[float]:
     """All samples of all nodes while ``work`` runs, over connections that are open before."""
-    stop = asyncio.Event()
-    async with AsyncExitStack() as stack:
-        watching = []
-        for node in client.profile.nodes:
-            http = await stack.enter_async_context(httpx.AsyncClient(base_url=node.url, timeout=10))
-            await http.get("/health")
-            watching.append(watch(http, stop))
-        tasks = [asyncio.create_task(w) for w in watching]
-        try:
-            await work
-        finally:
-            stop.set()
-        return [ms for series in await asyncio.gather(*tasks) for ms in series]
+    watch = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).with_name("watch_health.py")),
+        *(node.url for node in client.profile.nodes),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert watch.stdin is not None
+    assert watch.stdout is not None
+    assert await watch.stdout.readline() == b"ready\n"
+    try:
+        await work
+    finally:
+        watch.stdin.close()
+        answer, _ = await watch.communicate()
+    samples: list[float] = json.loads(answer)
+    assert len(samples) >= 100
+    return samples
 
 
 @pytest.mark.slow

@@ -29,6 +29,20 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
+def prepare() -> None:
+    """Make the decoders of all message types that are loaded.
+
+    Making one compiles type annotations and takes milliseconds; a node does it before it serves,
+    not in the middle of its first session.
+    """
+    kinds: list[type[Message]] = [Message]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if kind is not Message and kind not in _decoders:
+            _decoders[kind] = msgspec.msgpack.Decoder(kind)
+
+
 def decode(kind: type[T], data: bytes) -> T:
     """Strict inverse of :func:`encode`.
 

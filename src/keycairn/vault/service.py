@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from keycairn import __version__
 from keycairn.errors import Abort, Code, KeycairnError
 from keycairn.ports import Clock, Rng
+from keycairn.protocols import wire
 from keycairn.protocols.dkls23 import session as dkls23_session
 from keycairn.protocols.link import Link
 from keycairn.protocols.router import Router
@@ -137,6 +138,7 @@ class NodeService:
 
     async def start(self) -> None:
         """Begin a new incarnation and open the links."""
+        wire.prepare()
         self.started_us = self._clock.now_us()
         await self._store.begin_incarnation(self.incarnation, self.started_us)
         await self._sessions.load_bans()
