@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keycairn.errors import Code
+from keycairn.errors import Code, KeycairnError
 from keycairn.vault.api import VaultParameters
 from keycairn.vault.control import SetupInvite
 from vault.nodes import APP, Vault, eventually
@@ -116,3 +117,32 @@ def test_the_parameters_of_a_node_are_deny_by_default() -> None:
     assert parameters.policy == "ers or node_backup"
     assert set(parameters.gate) == {"address", "sign"}
     assert not parameters.test_profile
+
+
+async def test_a_node_does_not_start_under_another_identity_key(tmp_path: Path) -> None:
+    """Its peers would refuse it, and nothing on its own side would say why."""
+    async with Vault.of(tmp_path) as vault:
+        await vault.key()
+        await vault.stop(2)
+        kept, pins = vault._private[2], vault._pins
+        vault._private[2] = vault.rng.bytes(32)
+        other = Ed25519PrivateKey.from_private_bytes(vault._private[2])
+        vault._pins = pins | {2: other.public_key().public_bytes_raw()}
+        with pytest.raises(KeycairnError) as caught:
+            await vault.start(2)
+        assert caught.value.code is Code.CONFLICT
+        assert "identity_key_file" in caught.value.next
+        await vault.stop(2)
+        vault._private[2], vault._pins = kept, pins
+        await vault.start(2)
+
+
+async def test_coverage_lists_all_keys_however_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keycairn.vault.keys._PAGE", 2)
+    async with Vault.of(tmp_path) as vault:
+        made = {k.key_id for k in (await vault.create(count=5)).result}
+        rows = await vault.services[1].coverage(APP, None)
+        assert {row["key_id"] for row in rows} == made
+        assert len(await vault.services[1].ers_status(APP, None)) == 5

@@ -12,6 +12,7 @@ import typer
 
 from keycairn.cli.output import EXIT_CODES
 from keycairn.client import OperatorClient, Vault, load_profile
+from keycairn.client.agree import combine
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.node.config import NodeConfig, load_config
 
@@ -115,12 +116,77 @@ def node_configs(
             raise KeycairnError(Code.BAD_INDEX, f"no node {index} in this vault")
         path = found[index]
         if path is None:
-            raise malformed(
-                f"the vault profile does not say where node {index}'s node.toml is: "
-                "run this command at that node with --config"
-            )
+            raise _not_here(index)
         configs.append(load_config(path, {}))
     return configs
+
+
+def every_operator(
+    config: Path | None,
+    vault: Path | None,
+    nodes: str | None,
+    call: Callable[[OperatorClient, NodeConfig], Awaitable[T]],
+) -> tuple[dict[int, T], dict[int, KeycairnError]]:
+    """Run a call at every node's management listener, at once; a node that is lost, down or hangs
+    keeps nothing from the others.
+
+    Returns:
+        the results and the errors by node; at least one result.
+
+    Raises:
+        KeycairnError: what all nodes' errors come to, when there is no result.
+    """
+    # Imported here: it needs this module.
+    from keycairn.cli.local import node_config
+
+    if config is not None:
+        loaded = load_config(config, {})
+        places = {loaded.index: loaded.file}
+    elif vault is None:
+        raise malformed("which node? name its node.toml with --config, or all with --vault")
+    else:
+        profile = load_profile(vault)
+        known = {n.index: n.config for n in profile.nodes}
+        places = {}
+        for index in parse_nodes(nodes) or profile.players:
+            if index not in known:
+                raise KeycairnError(Code.BAD_INDEX, f"no node {index} in this vault")
+            path = known[index]
+            if path is None:
+                raise _not_here(index)
+            places[index] = path
+
+    async def one(index: int, path: Path) -> T:
+        found = node_config(path, index)
+        async with OperatorClient.of(found) as node:
+            await node.status()  # Short: a process that hangs is known before the work begins.
+            return await call(node, found)
+
+    async def run() -> list[T | BaseException]:
+        work = (one(i, p) for i, p in places.items())
+        return await asyncio.gather(*work, return_exceptions=True)
+
+    done: dict[int, T] = {}
+    errors: dict[int, KeycairnError] = {}
+    for index, result in zip(places, asyncio.run(run()), strict=True):
+        if isinstance(result, KeycairnError):
+            errors[index] = result
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            done[index] = result
+    if not done:
+        if len(errors) == 1:
+            raise next(iter(errors.values()))
+        raise combine(errors)
+    return done, errors
+
+
+def _not_here(index: int) -> KeycairnError:
+    return malformed(
+        f"the vault profile does not say where node {index}'s node.toml is: "
+        "run this command at that node with --config"
+    )
 
 
 def each_operator(

@@ -27,19 +27,15 @@ from keycairn.node.files import write_private
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 _POLL = 0.05
+_ASK_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class NodeProcess:
-    """The process of one node of a local vault."""
+class RecordedProcess:
+    """The process of one node of a local vault, by what ``DIR/run`` says: enough to stop it."""
 
-    config: NodeConfig
+    index: int
     run: Path
-
-    @property
-    def index(self) -> int:
-        """Player index."""
-        return self.config.index
 
     @property
     def log(self) -> Path:
@@ -62,6 +58,44 @@ class NodeProcess:
         except (OSError, KeycairnError, KeyError, TypeError, ValueError):
             return None
         return pid if _start_time(pid) == started is not None else None
+
+    async def stop(self) -> str:
+        """Ask the process to end and wait: "stopped", "killed" (it took too long) or
+        "not running"."""
+        pid = self.pid()
+        if pid is None:
+            return "not running"
+        self._signal(pid, signal.SIGTERM)
+        if await self._gone(_STOP_SECONDS):
+            return "stopped"
+        self._signal(pid, signal.SIGKILL)
+        await self._gone(5.0)
+        return "killed"
+
+    async def kill(self) -> None:
+        """SIGKILL, as a power cut would; waits until it is gone."""
+        pid = self.pid()
+        if pid is not None:
+            self._signal(pid, signal.SIGKILL)
+            await self._gone(5.0)
+
+    def _signal(self, pid: int, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    async def _gone(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.pid() is not None:
+                    await asyncio.sleep(_POLL)
+        return self.pid() is None
+
+
+@dataclass(frozen=True)
+class NodeProcess(RecordedProcess):
+    """The same with its configuration: enough to start it."""
+
+    config: NodeConfig
 
     async def start(self) -> int:
         """Start the node and wait for its ready line.
@@ -131,43 +165,12 @@ class NodeProcess:
             detail={"log": tail},
         )
 
-    async def stop(self) -> str:
-        """Ask the process to end and wait: "stopped", "killed" (it took too long) or
-        "not running"."""
-        pid = self.pid()
-        if pid is None:
-            return "not running"
-        self._signal(pid, signal.SIGTERM)
-        if await self._gone(_STOP_SECONDS):
-            return "stopped"
-        self._signal(pid, signal.SIGKILL)
-        await self._gone(5.0)
-        return "killed"
-
-    async def kill(self) -> None:
-        """SIGKILL, as a power cut would; waits until it is gone."""
-        pid = self.pid()
-        if pid is not None:
-            self._signal(pid, signal.SIGKILL)
-            await self._gone(5.0)
-
-    def _signal(self, pid: int, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    async def _gone(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self.pid() is not None:
-                    await asyncio.sleep(_POLL)
-        return self.pid() is None
-
     async def peers(self) -> list[dict[str, Any]]:
         """What the node says about its peers; empty if it can't be asked."""
         try:
-            async with OperatorClient.of(self.config) as node:
+            async with asyncio.timeout(_ASK_SECONDS), OperatorClient.of(self.config) as node:
                 return await node.peers()
-        except KeycairnError:
+        except (KeycairnError, TimeoutError):
             return []
 
 

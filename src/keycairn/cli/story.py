@@ -111,7 +111,7 @@ class Story:
     async def _start(self, indices: Sequence[int]) -> None:
         for i in indices:
             config = load_config(self.plan.node(i) / "node.toml", {})
-            self._processes[i] = NodeProcess(config, self.plan.directory / "run")
+            self._processes[i] = NodeProcess(i, self.plan.directory / "run", config)
         await asyncio.gather(*(self._processes[i].start() for i in indices))
         apart = await wait_for_links(list(self._processes.values()), _LINK_SECONDS)
         require(not apart, f"nodes don't reach each other: {apart[:1]}")

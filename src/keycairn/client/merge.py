@@ -92,6 +92,7 @@ def merge_coverage(
     return {
         "key_id": first["key_id"],
         "state": merge_state([str(r.get("state", "pending")) for r in rows.values()], len(silent)),
+        "players": holders,
         "require": requires[min(rows)]
         if same
         else "; ".join(f"node {i}: {expression}" for i, expression in requires.items()),

@@ -15,6 +15,10 @@ KINDS = ("password", "keyfile")
 KEY_BYTES = 32
 _MAX_SECRET = 4096
 _NOT_LOST = "Nothing was changed; the store stays sealed."
+_PUT_BACK = (
+    "put this node's own master secret back, or correct [encryptor] in node.toml; a restore needs "
+    "the same secret"
+)
 
 
 @dataclass(frozen=True)
@@ -80,23 +84,27 @@ def read_secret(
     if config.secret_env:
         if config.secret_env not in env:
             raise _absent(f"environment variable {config.secret_env} is not set")
+        where = f"environment variable {config.secret_env}"
         raw = os.fsencode(env[config.secret_env])
     elif config.secret_credential:
         folder = env.get("CREDENTIALS_DIRECTORY")
         if not folder or Path(config.secret_credential).name != config.secret_credential:
             raise _absent("there is no such systemd credential")
+        where = f"systemd credential {config.secret_credential}"
         # systemd lets the service in by an access list, which shows as the group's right to read.
         raw = _read_private(Path(folder) / config.secret_credential, forbidden=0o037)
     else:
+        where = f"secret file {given[0]}"
         raw = _read_private(Path(given[0]))
-    return SecretBytes(_key_bytes(raw) if config.kind == "keyfile" else _password(raw))
+    key = config.kind == "keyfile"
+    return SecretBytes(_key_bytes(raw, where) if key else _password(raw, where))
 
 
 def _read_private(path: Path, *, forbidden: int = 0o077) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as exc:
-        raise _absent(f"the secret file {path.name} does not exist") from exc
+        raise _absent(f"the secret file {path} does not exist") from exc
     except OSError as exc:
         raise _unreadable(path, exc) from exc
     with os.fdopen(fd, "rb") as f:
@@ -120,14 +128,14 @@ def _strip_line_end(raw: bytes) -> bytes:
     return raw.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _password(raw: bytes) -> bytes:
+def _password(raw: bytes, where: str) -> bytes:
     password = _strip_line_end(raw)
     if not 0 < len(password) <= _MAX_SECRET:
-        raise _malformed(f"a master password has 1 to {_MAX_SECRET} bytes")
+        raise _malformed(f"a master password has 1 to {_MAX_SECRET} bytes, unlike the {where}")
     return password
 
 
-def _key_bytes(raw: bytes) -> bytes:
+def _key_bytes(raw: bytes, where: str) -> bytes:
     if len(raw) == KEY_BYTES:
         return raw
     text = _strip_line_end(raw)
@@ -137,7 +145,9 @@ def _key_bytes(raw: bytes) -> bytes:
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise _malformed("a key file holds 32 raw bytes or 64 hexadecimal digits")
+        raise _malformed(
+            f"a key file holds 32 raw bytes or 64 hexadecimal digits, unlike the {where}"
+        )
     return key
 
 
@@ -148,13 +158,11 @@ def _refuse(message: str) -> KeycairnError:
 
 
 def _absent(message: str) -> KeycairnError:
-    return KeycairnError(
-        Code.NOT_FOUND, message, not_lost=_NOT_LOST, next="correct [encryptor] in node.toml"
-    )
+    return KeycairnError(Code.NOT_FOUND, message, not_lost=_NOT_LOST, next=_PUT_BACK)
 
 
 def _malformed(message: str) -> KeycairnError:
-    return KeycairnError(Code.MALFORMED, message, not_lost=_NOT_LOST)
+    return KeycairnError(Code.MALFORMED, message, not_lost=_NOT_LOST, next=_PUT_BACK)
 
 
 def _unreadable(path: Path, error: OSError) -> KeycairnError:

@@ -266,6 +266,7 @@ def _sealed() -> KeycairnError:
         "the store can't be opened: the secret is wrong, or the keyring is damaged or belongs to "
         "another vault or node",
         not_lost="Nothing was changed; what is stored stays sealed.",
-        next="check [encryptor], [vault] id and [player] index in node.toml; if they are right: "
-        "keycairn node restore BUNDLE --into DIR --identity FILE",
+        next="see that [encryptor] names this node's own master secret, and check [vault] id, "
+        "[player] index and [database] url in node.toml; if all are right, the database is "
+        "damaged: keycairn node restore BUNDLE --into DIR --identity FILE, with the same secret",
     )

@@ -160,8 +160,9 @@ class TlsLink:
         if index in peers or own in keys or len(set(keys)) != len(keys):
             raise KeycairnError(
                 Code.BAD_INDEX,
-                "peers must be other nodes, each with a key of its own",
-                next="correct [[peers]] in node.toml",
+                "a peer has this node's own index or identity key, or two peers have the same",
+                not_lost="The node did not start; nothing was changed.",
+                next="put this node's own identity key back, or correct [[peers]] in node.toml",
             )
         self.index = index
         self.refused: Counter[str] = Counter()

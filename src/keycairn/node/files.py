@@ -22,6 +22,8 @@ def require_private(path: Path, what: str) -> None:
             Code.MALFORMED,
             f"{what} {path} cannot be read: {exc.strerror}",
             not_lost="The node did not start; nothing was changed.",
+            next="put the file back, or correct its path; a node's bundles hold all its files but "
+            "the master secret (keycairn node restore BUNDLE --into DIR --identity FILE)",
         ) from exc
     if not stat.S_ISREG(found.st_mode):
         raise KeycairnError(Code.MALFORMED, f"{what} {path} is not a regular file")

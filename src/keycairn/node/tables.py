@@ -28,13 +28,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise KeycairnError(
             Code.MALFORMED,
             f"configuration file {path} does not exist",
-            next="check the path; `keycairn init` writes a working example",
+            not_lost="Nothing was changed. A node's bundles are not in its directory.",
+            next="check the path; a lost node comes back with keycairn node restore BUNDLE "
+            "--into DIR --identity FILE",
         ) from None
     except (OSError, UnicodeDecodeError) as exc:
         raise KeycairnError(Code.MALFORMED, f"{path} cannot be read: {_reason(exc)}") from exc
     except tomllib.TOMLDecodeError as exc:
         raise KeycairnError(
-            Code.MALFORMED, f"{path} is not TOML: {exc}", next="correct that line"
+            Code.MALFORMED,
+            f"{path} is not TOML: {exc}",
+            not_lost="The node did not start; nothing was changed.",
+            next="correct that line; every bundle of the node holds the file as it was",
         ) from exc
 
 

@@ -23,6 +23,8 @@ from keycairn.vault.ports import Batch, KeyRow, NewKey, Store
 from keycairn.vault.sessions import Sessions, check_names
 
 _REQUEST = tag("request/create")
+#: Rows that the store gives at once.
+_PAGE = 1000
 _WAIT_FOR_CERTIFICATE = 5.0
 
 
@@ -215,6 +217,32 @@ class Keys:
                 detail={"waiting_for": waiting, "key_ids": list(batch.key_ids)},
             ) from None
 
+    async def check_identity(self) -> None:
+        """Refuse to start under another identity key than the one this node's keys were made with.
+
+        Its peers would refuse it anyway, without a word on this side about why.
+
+        Raises:
+            KeycairnError: E_CONFLICT.
+        """
+        for row in await self._store.keys(limit=1):
+            batch = await self._store.batch(row.batch_id)
+            signature = None if batch is None else batch.ready.get(self._params.index)
+            if batch is None or signature is None:
+                continue
+            statement = keygen.ready_statement(
+                self._params.vault_id, batch.batch_id, batch.generation, batch.record_hashes
+            )
+            if not self._signer.verify(self._params.index, statement, signature):
+                raise KeycairnError(
+                    Code.CONFLICT,
+                    "this is not the identity key under which this node's keys were made",
+                    not_lost="The node did not start; nothing was changed.",
+                    next="put the old file back at [player] identity_key_file; the node's bundles "
+                    "hold it (keycairn node restore BUNDLE --into DIR --identity FILE)",
+                    node=self._params.index,
+                )
+
     # -- READY at every contact ------------------------------------------------------------
 
     async def contact(self, peer: int) -> None:
@@ -283,6 +311,16 @@ class Keys:
 
         return await asyncio.to_thread(views)
 
+    async def all(self, application: str) -> Sequence[KeyRow]:
+        """Every key of an application, however many: the store gives them page by page."""
+        rows: Sequence[KeyRow] = []
+        while True:
+            after = rows[-1].record.key_id if rows else ""
+            page = await self._store.keys(application=application, after=after, limit=_PAGE)
+            rows = [*rows, *page]
+            if len(page) < _PAGE:
+                return rows
+
     async def coverage(self, row: KeyRow) -> KeyCoverage:
         """What protects this key here, from this node's own evidence."""
         return key_coverage(
@@ -291,6 +329,14 @@ class Keys:
             documents=await self._store.documents(row.record.key_id),
             bundles=await self._store.bundles(),
         )
+
+    async def coverages(self, rows: Sequence[KeyRow]) -> Sequence[KeyCoverage]:
+        """The same of many keys: the evidence is read once."""
+        documents = await self._store.documents()
+        bundles = await self._store.bundles()
+        return [
+            key_coverage(row, self._policy, documents=documents, bundles=bundles) for row in rows
+        ]
 
     async def view(self, row: KeyRow) -> KeyView:
         return self._view(row, await self.coverage(row))

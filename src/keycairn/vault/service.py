@@ -32,7 +32,7 @@ from keycairn.vault.emergency import Documents, ErsKeys
 from keycairn.vault.exchange import Exchange
 from keycairn.vault.keys import Keys
 from keycairn.vault.policy import parse, warnings_for
-from keycairn.vault.ports import DocumentStore, Store
+from keycairn.vault.ports import DocumentStore, KeyRow, Store
 from keycairn.vault.sessions import Sessions
 from keycairn.vault.setups import SetupBook
 from keycairn.vault.signer import IdentitySigner
@@ -138,6 +138,7 @@ class NodeService:
 
     async def start(self) -> None:
         """Begin a new incarnation and open the links."""
+        await self._keys.check_identity()
         wire.prepare()
         self.started_us = self._clock.now_us()
         await self._store.begin_incarnation(self.incarnation, self.started_us)
@@ -221,15 +222,14 @@ class NodeService:
     async def ers_status(self, application: str, key_id: str | None) -> Sequence[dict[str, Any]]:
         if key_id is not None:
             return [await self._documents.status(await self._keys.of(application, key_id))]
-        rows = await self._store.keys(application=application)
-        return [await self._documents.status(row) for row in rows]
+        return [await self._documents.status(row) for row in await self._keys.all(application)]
 
     async def coverage(self, application: str, key_id: str | None) -> Sequence[dict[str, Any]]:
         if key_id is not None:
-            rows = [await self._keys.of(application, key_id)]
+            rows: Sequence[KeyRow] = [await self._keys.of(application, key_id)]
         else:
-            rows = list(await self._store.keys(application=application))
-        return [(await self._keys.coverage(row)).to_json() for row in rows]
+            rows = await self._keys.all(application)
+        return [covered.to_json() for covered in await self._keys.coverages(rows)]
 
     async def session(self, application: str, session_id: str) -> dict[str, Any]:
         return self._sessions.describe(application, session_id)
@@ -260,7 +260,8 @@ class NodeService:
                 "finding": "pending",
                 "key_ids": list(b.key_ids),
                 "waiting_for": [h for h in b.holders if h not in b.ready],
-                "next": "start the named nodes; the keys become active at the next contact",
+                "next": "start the nodes that it waits for: the keys become active at the next "
+                "contact. If they run and don't know the keys, these never will be: create others",
             }
             for b in pending
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +14,13 @@ from keycairn.cli.options import (
     NodesOption,
     VaultOption,
     command,
-    each_operator,
+    every_operator,
     group,
-    node_configs,
 )
 from keycairn.cli.output import output
+from keycairn.errors import KeycairnError
 
+_PARTIAL = 7
 _LATER = "comes with a later version"
 
 
@@ -30,32 +32,29 @@ def register(app: typer.Typer) -> None:
     @command(backup, "create")
     def create(
         config: ConfigOption = None, nodes: NodesOption = None, vault: VaultOption = None
-    ) -> None:
+    ) -> int:
         """Write a bundle of a running node, read it back, and let it count as evidence.
 
-        --config F: one node. --vault F: all nodes of a local vault.
+        --config F: one node. --vault F: all nodes of a local vault; exit code 7 if some of them
+        could not write theirs.
         """
-        configs = node_configs(config, vault, nodes)
         with output.working("writing bundles"):
-            made = each_operator(configs, lambda n, _: n.backup_create())
+            made, failed = every_operator(config, vault, nodes, lambda n, _: n.backup_create())
         lines = [
             f"node {m['node']}: {m['bundle']} ({m['size']} bytes, {m['keys']} keys, verified)"
-            for m in made
+            for m in made.values()
         ]
-        output.result(_one_or_all(made, "bundles", config), "\n".join(lines))
+        return _report(list(made.values()), failed, "bundles", config, lines)
 
     @command(backup, "list")
     def list_(
         config: ConfigOption = None, nodes: NodesOption = None, vault: VaultOption = None
-    ) -> None:
+    ) -> int:
         """List the receipts of a node's bundles, newest first."""
-        configs = node_configs(config, vault, nodes)
-        found = each_operator(configs, lambda n, _: n.backups())
-        rows = [
-            {"node": c.index, **row} for c, rows in zip(configs, found, strict=True) for row in rows
-        ]
+        found, failed = every_operator(config, vault, nodes, lambda n, _: n.backups())
+        rows = [{"node": i, **row} for i, rows in found.items() for row in rows]
         lines = [f"node {r['node']}: {r['bundle']} {r['sha256']} {r['keys']} keys" for r in rows]
-        output.result({"backups": rows}, "\n".join(lines) or "no bundles")
+        return _report(rows, failed, "backups", None, lines or ["no bundles"])
 
     @command(backup, "verify")
     def verify(
@@ -84,6 +83,17 @@ def register(app: typer.Typer) -> None:
         output.result(asyncio.run(work))
 
 
-def _one_or_all(rows: list[dict[str, Any]], name: str, config: Path | None) -> dict[str, Any]:
-    """One node's result as it is (--config); several in a list (--vault)."""
-    return rows[0] if config is not None else {name: rows}
+def _report(
+    rows: list[dict[str, Any]],
+    failed: Mapping[int, KeycairnError],
+    name: str,
+    config: Path | None,
+    lines: list[str],
+) -> int:
+    """One node's result as it is (``config``); several in a list, and the nodes that failed."""
+    errors = [{"node": i, **error.to_json()["error"]} for i, error in sorted(failed.items())]
+    for e in errors:
+        lines += [f"node {e['node']}: FAILED, {e['message']} [{e['code']}]", f"  next: {e['next']}"]
+    text = "\n".join(lines)
+    output.result(rows[0] if config is not None else {name: rows, "failed": errors}, text)
+    return _PARTIAL if failed else 0

@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
             methods = ", ".join(f"{m} {v['answer']}" for m, v in row["methods"].items())
             lines.append(f"{row['key_id']}  holds: {row['holds']}  ({row['require']})  {methods}")
             lines += [f"  missing  {m}" for m in row["missing"]]
-            if row["require"] == "none":
+            if any(r["require"] == "none" for r in row["nodes"].values()):
                 lines.append("  BACKUP POLICY IS NONE: a lost node may mean a lost key")
         output.result({"keys": rows}, "\n".join(lines) or "no keys")
         return _PARTIAL if any(row["holds"] == "cant_tell" for row in rows) else 0

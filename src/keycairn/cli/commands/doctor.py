@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 
+from keycairn.cli.local import node_config, restore_command
 from keycairn.cli.options import VaultOption, command, require_vault
 from keycairn.cli.output import output
-from keycairn.client import OperatorClient, Vault, load_profile
-from keycairn.client.profile import VaultProfile
+from keycairn.client import NodeProfile, OperatorClient, Vault, VaultProfile, load_profile
+from keycairn.client.merge import UNKNOWN
 from keycairn.errors import KeycairnError
-from keycairn.node.config import load_config
 
 _PARTIAL = 7
+_FEW = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -36,22 +39,20 @@ def register(app: typer.Typer) -> None:
 async def _examine(profile: VaultProfile) -> list[dict[str, Any]]:
     async with Vault(profile) as vault:
         findings = await _nodes(vault)
+        for node in profile.nodes:
+            if node.config is not None:
+                findings += await _operator(node)
         try:
-            findings += await _keys(vault)
+            findings += _keys(profile, await vault.coverage())
         except KeycairnError as exc:
             findings.append(_finding(None, f"keys can't be looked at: {exc.message}", exc.next))
-    for node in profile.nodes:
-        if node.config is not None and not node.config.exists():
-            what = f"node {node.index}'s directory is gone: there is no {node.config}"
-            step = f"keycairn node restore BUNDLE --into {node.config.parent} --identity FILE"
-            findings.append(_finding(node.index, what, step))
-        elif node.config is not None:
-            findings += await _operator(node.index, OperatorClient.of, load_config(node.config, {}))
     return findings
 
 
-def _finding(node: int | None, what: str, next_step: str) -> dict[str, Any]:
-    return {"node": node, "what": what, "next": next_step}
+def _finding(
+    node: int | None, what: str, next_step: str, keys: Sequence[str] = ()
+) -> dict[str, Any]:
+    return {"node": node, "what": what, "next": next_step, "keys": list(keys)}
 
 
 async def _nodes(vault: Vault) -> list[dict[str, Any]]:
@@ -66,34 +67,79 @@ async def _nodes(vault: Vault) -> list[dict[str, Any]]:
     ]
 
 
-async def _keys(vault: Vault) -> list[dict[str, Any]]:
-    findings = []
-    for row in await vault.coverage():
+def _keys(profile: VaultProfile, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the keys' coverage says; keys of which the same is said share a finding."""
+    behind: dict[int, list[str]] = {}
+    bare: dict[tuple[str, ...], list[str]] = {}
+    free: dict[str, list[str]] = {}
+    for row in rows:
+        key = row["key_id"]
+        lacking = [i for i in row["players"] if f"node {i}: {UNKNOWN}" in row["missing"]]
+        if row["state"] != "pending":
+            for i in lacking:
+                behind.setdefault(i, []).append(key)
         if row["holds"] != "yes":
-            findings.append(
-                _finding(
-                    None,
-                    f"key {row['key_id']} is not backed up as its policy asks "
-                    f"({row['require']}): {'; '.join(row['missing'])}",
-                    f"keycairn key show {row['key_id']}",
-                )
+            bare.setdefault((row["holds"], row["require"], *row["missing"]), []).append(key)
+        requires = {str(r["require"]) for r in row["nodes"].values()}
+        if "none" in requires:
+            free.setdefault(row["require"], []).append(key)
+    findings = [
+        _finding(
+            i,
+            f"node {i} does not know {_named(keys)}, which other nodes hold: its database is "
+            "older than they are, or was put back",
+            _bring_back(profile, i),
+            keys,
+        )
+        for i, keys in sorted(behind.items())
+    ]
+    for (holds, require, *missing), keys in bare.items():
+        fact = "can't be shown to be" if holds == "cant_tell" else "not"
+        findings.append(
+            _finding(
+                None,
+                f"{_named(keys)}: {fact} backed up as the policy asks ({require}): "
+                f"{'; '.join(missing)}",
+                f"keycairn key show {keys[0]}",
+                keys,
             )
-        elif row["require"] == "none":
-            findings.append(
-                _finding(
-                    None,
-                    f"key {row['key_id']} needs no backup by its policy",
-                    "set [backup.policy] require at every node",
-                )
+        )
+    for require, keys in free.items():
+        findings.append(
+            _finding(
+                None,
+                f"{_named(keys)}: no backup is needed by the policy ({require})",
+                "set [backup.policy] require at every node",
+                keys,
             )
+        )
     return findings
 
 
-async def _operator(index: int, open_client: Any, config: Any) -> list[dict[str, Any]]:
+def _named(keys: list[str]) -> str:
+    """The first keys by name, the rest by number."""
+    few = ", ".join(keys[:_FEW])
+    more = f" and {len(keys) - _FEW} more" if len(keys) > _FEW else ""
+    return f"key{'s' if len(keys) > 1 else ''} {few}{more}"
+
+
+def _bring_back(profile: VaultProfile, index: int) -> str:
+    for node in profile.nodes:
+        if node.index == index and node.config is not None:
+            return (
+                "stop it, move its directory away, then with its newest bundle: "
+                + restore_command(node.config.parent, index)
+            )
+    return "restore that node from its newest bundle"
+
+
+async def _operator(node: NodeProfile) -> list[dict[str, Any]]:
+    index = node.index
     try:
-        async with open_client(config) as node:
-            status, peers, bundles = await asyncio.gather(
-                node.status(), node.peers(), node.backups()
+        config = node_config(node.config or Path(), index)
+        async with OperatorClient.of(config) as operator:
+            status, peers, bundles, keys = await asyncio.gather(
+                operator.status(), operator.peers(), operator.backups(), operator.ers_keys()
             )
     except KeycairnError as exc:
         return [_finding(index, exc.message, exc.next)]
@@ -105,6 +151,16 @@ async def _operator(index: int, open_client: Any, config: Any) -> list[dict[str,
         _finding(index, f"node {index} has banned node {p['index']}", "keycairn node peers")
         for p in peers
         if p.get("banned")
+    ]
+    findings += [
+        _finding(
+            index,
+            f"node {index}: the RSA key {k['rsa_spki_sha256']} has expired; no new document is "
+            "made for it, older ones stay good",
+            f"keycairn ers key remove {k['rsa_spki_sha256']}, and add its successor",
+        )
+        for k in keys
+        if k.get("state") == "expired"
     ]
     if not bundles:
         findings.append(
@@ -118,5 +174,9 @@ async def _operator(index: int, open_client: Any, config: Any) -> list[dict[str,
 
 
 def _words(finding: Any) -> str:
-    rest = [f"{k} {v}" for k, v in finding.items() if k not in ("finding", "next")]
+    rest = [
+        _named(v) if k == "key_ids" else f"{k} {v}"
+        for k, v in finding.items()
+        if k not in ("finding", "next")
+    ]
     return f"{finding.get('finding')}: {', '.join(rest)}"

@@ -23,14 +23,17 @@ from keycairn.errors import malformed
 Key = Annotated[str, typer.Argument(help="key id")]
 
 
+#: Said loudly behind a public key.
+_UNSAFE = {"no": "   NOT BACKED UP", "cant_tell": "   CAN'T TELL WHETHER BACKED UP"}
+
+
 def key_text(key: Mapping[str, Any]) -> str:
     """A key for a human; a public key without a backup says so."""
     t, n = key["threshold"], len(key["players"])
     lines = [
         f"{key['key_id']}  {key['scheme']} {key['curve']}  {t + 1}-of-{n} (t={t})  "
         f"generation {key['generation']}  {key['state']}",
-        f"  public key   {key['public_key']}"
-        + ("" if key["backed_up"] == "yes" else "   NOT BACKED UP"),
+        f"  public key   {key['public_key']}" + _UNSAFE.get(key["backed_up"], ""),
     ]
     for name, address in key["addresses"].items():
         if address is not None:
