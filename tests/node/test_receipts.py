@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,38 @@ async def test_a_bundle_that_is_gone_or_changed_stops_counting_at_the_next_look(
             if await bundles(config) == [kept["sha256"]]:
                 return
         pytest.fail("the damaged bundle still counts")
+
+
+async def soon(config: NodeConfig, wanted: set[str]) -> None:
+    for _ in range(400):
+        if set(await bundles(config)) == wanted:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"not {wanted}")
+
+
+async def test_evidence_that_is_touched_while_the_node_runs_stops_counting_soon(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keycairn.node.backups._LOOK_SECONDS", 0.01)
+    async with (
+        serve_node(config, CLOCK, RNG, lambda: None),
+        OperatorClient.of(config) as operator,
+    ):
+        made = [(await operator.backup_create()) for _ in range(2)]
+        first, second = (Path(m["bundle"]) for m in made)
+        gone, edited = (m["sha256"] for m in made)
+        await asyncio.sleep(0.05)
+        assert set(await bundles(config)) == {gone, edited}
+        away = first.rename(first.with_name("away"))
+        await soon(config, {edited})
+        kept = second.read_bytes()
+        second.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        await soon(config, set())
+        # As when a file system was not mounted for a while, and is.
+        away.rename(first)
+        second.write_bytes(kept)
+        await soon(config, {gone, edited})
 
 
 async def test_a_target_that_is_not_mounted_proves_nothing_either_way(config: NodeConfig) -> None:

@@ -264,6 +264,40 @@ async def test_a_damaged_document_does_not_count_after_a_restart_and_is_replaced
     assert (await vault.sign(key, (1, 3))).result
 
 
+@pytest.mark.parametrize("harm", ["edited", "deleted", "directory deleted"])
+async def test_a_document_touched_while_the_node_runs_stops_counting_and_is_fetched(
+    vault: Vault, recovery_key: RSAPrivateKey, harm: str
+) -> None:
+    await vault.allow(recovery_key)
+    key = await vault.key()
+    made = (await vault.document([key], recovery_key)).result
+    service = vault.services[1]
+    assert await service.check_documents(whole=True) == []
+    assert await service.check_documents(whole=False) == []
+    (file,) = vault.documents(1).glob("*")
+    good = file.read_bytes()
+    if harm == "edited":
+        file.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    else:
+        file.unlink()
+    if harm == "directory deleted":
+        file.parent.rmdir()
+    vault.notes = lambda *_: []  # Nothing comes from peers yet.
+    assert await service.check_documents(whole=False) == [made.sha256]
+    assert await status(vault, 1, key) == "NONE"
+    assert (await vault.sign(key, (1, 2))).codes[1] is Code.KEY_NOT_BACKED_UP
+
+    vault.notes = lambda *_: None
+    vault.reconnect(1)
+
+    async def complete() -> bool:
+        return await status(vault, 1, key) == "COMPLETE"
+
+    await eventually(complete)
+    assert file.read_bytes() == good
+    assert await service.check_documents(whole=False) == []
+
+
 async def test_a_document_mixes_curves_and_names_its_keys(
     vault: Vault, recovery_key: RSAPrivateKey
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,22 @@ from keycairn.node.config import NodeConfig
 from keycairn.node.logs import logger
 from keycairn.node.views import bundle_json
 from keycairn.ports import Clock, Rng
+from keycairn.store.files import mark_of
 from keycairn.vault.api import Identity
 from keycairn.vault.ports import BundleRow, Store
 
 _AGAIN = "keycairn backup create --config node.toml"
+#: Between two looks whether stored evidence was touched, and between two at every byte of it.
+_LOOK_SECONDS = 10.0
+_WHOLE_SECONDS = 3600.0
+
+
+class _State(Enum):
+    """What a look at a stored bundle found."""
+
+    SAME = "same"
+    GONE = "gone, or other bytes than were written"
+    CANT_TELL = "can't be looked at"
 
 
 class NodeBackups:
@@ -34,6 +47,9 @@ class NodeBackups:
         self._clock = clock
         self._rng = rng
         self._one = asyncio.Lock()
+        self._rows: Sequence[BundleRow] | None = None
+        self._dropped: dict[str, BundleRow] = {}
+        self._marks: dict[str, tuple[_State, tuple[int, ...]]] = {}
 
     async def create(self) -> dict[str, Any]:
         """Write a bundle to every target; the receipt of the first is this node's evidence.
@@ -76,6 +92,7 @@ class NodeBackups:
             rng=self._rng,
         )
         await self._store.put_bundle(row)
+        self._rows = None
         return row
 
     def _forbidden(self) -> tuple[SecretBytes, ...]:
@@ -87,41 +104,81 @@ class NodeBackups:
             return ()  # The secret may be kept away while the node runs.
         return (SecretBytes(secret), SecretBytes(secret.hex().encode("ascii")))
 
-    async def check_receipts(self) -> list[str]:
+    async def check_receipts(self, *, whole: bool = True) -> list[str]:
         """Drop the receipts of stored bundles that are gone or are not what was written.
 
         A receipt is evidence for the backup policy, and a bundle that isn't there protects
         nothing. A target that can't be looked at right now proves nothing either way: its
-        receipts stay. Returns the locations that no longer count.
+        receipts stay. A bundle that comes back while the node runs, as with a file system that
+        was not mounted for a while, counts again.
+
+        Args:
+            whole: read all bundles; otherwise only those whose files were touched since.
+
+        Returns:
+            the locations that no longer count.
         """
+        if self._rows is None:
+            self._rows = await self._store.bundles()
         lost: list[str] = []
-        for row in await self._store.bundles():
-            path = Path(row.location)
-            if not await asyncio.to_thread(path.parent.is_dir):
-                continue
-            if await asyncio.to_thread(_still_there, path, row):
-                continue
-            lost.append(row.location)
-            await self._store.delete_bundle(row.sha256)
+        for row in self._rows:
+            if await asyncio.to_thread(self._look, row, whole) is _State.GONE:
+                lost.append(row.location)
+                self._dropped[row.sha256] = row
+                self._rows = None
+                await self._store.delete_bundle(row.sha256)
+        for row in list(self._dropped.values()):
+            if await asyncio.to_thread(self._look, row, False) is _State.SAME:
+                del self._dropped[row.sha256]
+                self._rows = None
+                await self._store.put_bundle(row)
+                logger().info("bundle is back", where=row.location)
         return lost
 
-    async def watch(
-        self, documents: Callable[[], Awaitable[Sequence[str]]], seconds: float = 3600.0
-    ) -> None:
-        """Look at all evidence now and then for as long as the node runs.
+    def _look(self, row: BundleRow, whole: bool) -> _State:
+        path = Path(row.location)
+        try:
+            mark = mark_of(path.stat())
+            known = None if whole else self._marks.get(row.sha256)
+            if known is not None and known[1] == mark:
+                return known[0]
+            digest = hashlib.sha256()
+            with path.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        except FileNotFoundError:
+            return _State.GONE if path.parent.is_dir() else _State.CANT_TELL
+        except OSError:
+            return _State.CANT_TELL
+        found = _State.SAME if digest.hexdigest() == row.sha256 else _State.GONE
+        self._marks[row.sha256] = (found, mark)
+        return found
 
-        ``documents`` does the same for ERS documents and returns the hashes that are lost.
+    async def watch(self, documents: Callable[[bool], Awaitable[Sequence[str]]]) -> None:
+        """Look at all evidence for as long as the node runs: often whether files were touched, now
+        and then whether all bytes are what was written.
+
+        Not when a key is used: a file system that hangs must not hang the signatures with it.
+
+        Args:
+            documents: does the same for ERS documents and returns the hashes that are lost; True
+                asks it to read all of them.
         """
+        due = self._clock.monotonic()
         while True:
+            whole = self._clock.monotonic() >= due
+            if whole:
+                due = self._clock.monotonic() + _WHOLE_SECONDS
             try:
-                for location in await self.check_receipts():
+                for location in await self.check_receipts(whole=whole):
                     logger().warning("finding", finding="bundle lost", where=location, next=_AGAIN)
-                for sha256 in await documents():
+                for sha256 in await documents(whole):
                     logger().warning("finding", finding="document lost", sha256=sha256)
             except KeycairnError as exc:
                 # The disk is away: what can't be looked at neither counts more nor less.
-                logger().warning("finding", finding="evidence unreadable", code=exc.code.value)
-            await asyncio.sleep(seconds)
+                if whole:
+                    logger().warning("finding", finding="evidence unreadable", code=exc.code.value)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def list(self) -> Sequence[BundleRow]:
         """Receipts, newest first."""
@@ -130,19 +187,6 @@ class NodeBackups:
     async def receipts(self) -> Sequence[dict[str, Any]]:
         """Receipts without places, for applications."""
         return [bundle_json(row, operator=False) for row in await self.list()]
-
-
-def _still_there(path: Path, row: BundleRow) -> bool:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # can't tell
-    return digest.hexdigest() == row.sha256
 
 
 def _make_directory(target: Any) -> None:

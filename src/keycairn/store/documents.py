@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from keycairn.errors import Code, KeycairnError
-from keycairn.store.files import fsync_path, unavailable, write_durably
+from keycairn.store.files import fsync_path, mark_of, unavailable, write_durably
 
 _NAME = re.compile(r"[0-9a-f]{64}\Z")
 _SUFFIX = ".kcers"
@@ -73,6 +74,19 @@ class DocumentDirectory:
             raise unavailable("the ERS store can't be read", exc) from exc
         stems = [n.removesuffix(_SUFFIX) for n in names if n.endswith(_SUFFIX)]
         return sorted(s for s in stems if _NAME.match(s))
+
+    def marks(self) -> Mapping[str, tuple[int, ...]]:
+        try:
+            with os.scandir(self._path) as entries:
+                return {
+                    e.name.removesuffix(_SUFFIX): mark_of(e.stat(follow_symlinks=False))
+                    for e in entries
+                    if e.name.endswith(_SUFFIX)
+                }
+        except FileNotFoundError:
+            return {}
+        except OSError as exc:
+            raise unavailable("the ERS store can't be read", exc) from exc
 
     def delete(self, sha256: str) -> None:
         target = self._file(sha256)

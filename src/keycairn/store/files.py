@@ -18,6 +18,11 @@ def fsync_path(path: Path) -> None:
         os.close(fd)
 
 
+def mark_of(found: os.stat_result) -> tuple[int, ...]:
+    """What changes whenever a file's content may have changed, without reading it."""
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 def create_private(path: Path) -> int:
     """Create a new file with mode 0600 whatever the umask; its descriptor for writing.
 

@@ -246,6 +246,7 @@ class Documents:
         self._exchange = exchange
         self._clock = clock
         self._lost: frozenset[str] = frozenset()
+        self._marks: dict[str, tuple[int, ...]] = {}
         exchange.on(DocumentOffer, self._offered)
         exchange.on(DocumentWanted, self._wanted)
         exchange.on(DocumentHere, self._received)
@@ -385,13 +386,23 @@ class Documents:
 
     # -- what the node holds -----------------------------------------------------------------
 
-    async def check_files(self) -> list[str]:
-        """At start: every booked document must be readable; those that aren't stop counting.
+    async def check_files(self, *, whole: bool = True) -> list[str]:
+        """Every booked document must be readable; those that aren't stop counting.
 
-        Returns the hashes of documents that are gone or damaged; peers are asked for them.
+        Args:
+            whole: read all of them back; otherwise only those whose files were touched since.
+
+        Returns:
+            the hashes of documents that are gone or damaged; peers are asked for them.
         """
+        marks = await asyncio.to_thread(self._files.marks)
+        if marks == self._marks and not whole:
+            return []
         lost: list[str] = []
         for row in await self._store.documents():
+            mark = marks.get(row.sha256)
+            if not whole and mark is not None and mark == self._marks.get(row.sha256):
+                continue
             try:
                 await asyncio.to_thread(self._files.get, row.sha256)
             except KeycairnError as exc:
@@ -399,7 +410,12 @@ class Documents:
                     raise
                 lost.append(row.sha256)
                 await self._store.delete_document(row.sha256)
-        self._lost = frozenset(lost)
+        self._marks = dict(marks)
+        self._lost |= frozenset(lost)
+        for peer in self._params.players if lost else ():
+            if peer != self._params.index:
+                for sha in lost:
+                    await self._exchange.send(peer, DocumentWanted(sha))
         return lost
 
     async def status(self, row: KeyRow) -> dict[str, Any]:

@@ -193,6 +193,10 @@ class DocumentStore(Protocol):
         """Hashes of all stored documents, sorted, unchecked."""
         ...
 
+    def marks(self) -> Mapping[str, tuple[int, ...]]:
+        """Per document something that differs once its file was touched; nothing is read."""
+        ...
+
     def delete(self, sha256: str) -> None:
         """Remove a document; no error when it is not there."""
         ...

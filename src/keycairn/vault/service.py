@@ -147,9 +147,12 @@ class NodeService:
         self._link.attach(self._exchange)
         await self._link.start()
 
-    async def check_documents(self) -> list[str]:
-        """Stop counting booked documents that can't be read back; returns their hashes."""
-        return await self._documents.check_files()
+    async def check_documents(self, whole: bool = True) -> list[str]:
+        """Stop counting booked documents that can't be read back; returns their hashes.
+
+        ``whole`` reads all of them; otherwise only those whose files were touched.
+        """
+        return await self._documents.check_files(whole=whole)
 
     async def stop(self, grace: float = 5.0) -> None:
         """Let running sessions end for ``grace`` seconds, then close links. Not the store."""
