@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pkgutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import coincurve
@@ -19,6 +21,7 @@ import keycairn.ers
 from ers.helpers import document_of, make_key, refused
 from keycairn.errors import Code
 from keycairn.ers import cli
+from keycairn.ers.document import Document
 from keycairn.ers.network import interfaces_up, require_offline
 from keycairn.ers.possession import check_answers, make_challenges
 from keycairn.ers.rsa import load_rsa_public_key, to_pem
@@ -139,6 +142,45 @@ def test_documents_of_single_nodes_are_combined(kit: Path) -> None:
                 "--out", kit / "out2", "--allow-network")  # fmt: skip
     assert few["detail"]["check"] == "parts"
     assert not (kit / "out2").exists()
+
+
+def test_the_last_copy_with_one_bad_part_still_gives_the_keys(kit: Path) -> None:
+    """All nodes are gone and this copy has rotted: nobody can make the document again."""
+    whole = Document.load((kit / "all.json").read_bytes())
+    bad = bytearray(whole.parts[1].leaves)
+    bad[len(bad) // 2] ^= 1
+    parts = (whole.parts[0], replace(whole.parts[1], leaves=bytes(bad)), whole.parts[2])
+    (kit / "rotten.json").write_bytes(Document(parts).to_json())
+    out = ["--out", kit / "out", "--allow-network"]
+    refused = error(5, Code.ERS_INVALID, kit / "rotten.json", *private(kit), *out)
+    assert refused["detail"]["node"] == 2
+    assert "--skip-bad-parts" in refused["next"]
+    assert "do not use" not in refused["next"]
+    assert not (kit / "out").exists()
+    done = result(kit / "rotten.json", *private(kit), *out, "--skip-bad-parts")
+    assert len(done["recovered"]) == 2
+    assert "a part of node 2 is left out" in done["warnings"][0]
+    # Two bad parts of three leave too few.
+    parts = (replace(whole.parts[0], leaves=bytes(bad)), *parts[1:])
+    (kit / "worse.json").write_bytes(Document(parts).to_json())
+    few = error(5, Code.ERS_INVALID, kit / "worse.json", *private(kit), "--skip-bad-parts",
+                "--out", kit / "out2", "--allow-network")  # fmt: skip
+    assert few["detail"]["check"] == "parts"
+
+
+def test_a_wrong_rsa_key_is_said_to_be_wrong_and_not_the_document(kit: Path, private_key) -> None:
+    other = private_key(2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (kit / "other.pem").write_bytes(other)
+    refused = error(5, Code.ERS_INVALID, kit / "all.json", "--rsa-key", kit / "other.pem",
+                    "--out", kit / "out", "--allow-network")  # fmt: skip
+    right = hashlib.sha256(Document.load((kit / "all.json").read_bytes()).context.rsa_spki)
+    assert right.hexdigest() in refused["message"]
+    assert "use the RSA key that the document is for" in refused["next"]
+    assert "ers create" not in refused["next"]
 
 
 def test_nothing_secret_is_printed(kit: Path) -> None:

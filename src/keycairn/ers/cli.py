@@ -34,7 +34,7 @@ from keycairn.ers.keyfile import (
 )
 from keycairn.ers.network import require_offline
 from keycairn.ers.possession import answer_all
-from keycairn.ers.recover import RecoveredKey, recover
+from keycairn.ers.recover import RecoveredKey, recover, sound_parts
 from keycairn.ers.rsa import load_rsa_public_key
 from keycairn.ers.rsakeys import generate
 from keycairn.ers.sign import sign_bip340, sign_ecdsa, sign_ed25519
@@ -132,6 +132,8 @@ def _recover(args: argparse.Namespace) -> dict[str, Any]:
             f"document {document.sha256[:16]}: label {json.dumps(document.context.label)}, "
             f"{len(document.keys)} keys, parts of nodes {list(document.nodes)}"
         )
+        if args.skip_bad_parts:
+            document = sound_parts(document, key.public, warn)
         recovered += recover(
             document,
             key,
@@ -254,6 +256,11 @@ def _recover_options(parser: argparse.ArgumentParser) -> None:
     _private(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="a directory to be made")
     parser.add_argument("--allow-network", action="store_true", help="run on a connected machine")
+    parser.add_argument(
+        "--skip-bad-parts",
+        action="store_true",
+        help="leave out parts that don't verify, when no better copy is left; t+1 good ones do",
+    )
     _knowledge(parser)
 
 
@@ -325,9 +332,9 @@ def _report(error: KeycairnError, as_json: bool) -> int:
         where = {k: v for k, v in error.detail.items() if v is not None}
         if where:
             _say("  " + ", ".join(f"{k}: {v}" for k, v in where.items()))
-        for line in (error.not_lost, error.next):
+        for name, line in (("not lost", error.not_lost), ("next", error.next)):
             if line:
-                _say("  " + line)
+                _say(f"  {name}: {line}")
     return error.exit_code
 
 

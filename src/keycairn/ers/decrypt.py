@@ -73,7 +73,9 @@ class SoftwareKey:
             error.next = hint
             raise error from exc
         except (ValueError, UnsupportedAlgorithm) as exc:
-            raise malformed("not a readable RSA private key, or a wrong passphrase") from exc
+            error = malformed("not a readable RSA private key, or a wrong passphrase")
+            error.next = "check the passphrase (the first line of its file) and the private key"
+            raise error from exc
         if not isinstance(key, crypto_rsa.RSAPrivateKey):
             raise malformed("the private key is not an RSA key")
         return cls(key)

@@ -7,7 +7,15 @@ from contextlib import contextmanager
 
 from keycairn.errors import Code, KeycairnError
 
-NOT_LOST = "Nothing was decrypted and no key was changed."
+NOT_LOST = "Nothing was decrypted and no key was changed; other copies are unaffected."
+#: Whoever reads this may have lost every node: the command that makes a new document comes last.
+_NEXT = (
+    "use another copy: each node's ERS store and each of its bundles hold one (while nodes run, "
+    "`keycairn ers create` makes a new one)"
+)
+_NEXT_PART = (
+    "; or let keycairn-recover leave that node's part out: --skip-bad-parts, t+1 good parts suffice"
+)
 
 
 def invalid(
@@ -19,8 +27,7 @@ def invalid(
         Code.ERS_INVALID,
         message + where,
         not_lost=NOT_LOST,
-        next="make the document again with `keycairn ers create`, and verify it before relying "
-        "on it; do not use this one",
+        next=_NEXT + (_NEXT_PART if node is not None else ""),
         detail={"check": check, "node": node, "key": key},
     )
 

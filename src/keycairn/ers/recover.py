@@ -13,15 +13,22 @@ from typing import Any
 
 from keycairn.curves.polynomial import interpolate
 from keycairn.encoding import SecretBytes, SecretScalar
-from keycairn.errors import KeycairnError
+from keycairn.errors import Code, KeycairnError
 from keycairn.ers import linear
 from keycairn.ers.box import unseal
 from keycairn.ers.decrypt import BadLeaf, Decryptor
 from keycairn.ers.document import Document, Part
 from keycairn.ers.faults import invalid
 from keycairn.ers.leaf import PLAINTEXT_LEN, Leaves
+from keycairn.ers.rsa import RsaPublicKey
 from keycairn.ers.statement import KeyStatement
-from keycairn.ers.verify import ClosedLeaf, ExpectedKey, closed_leaves_of, verify_document
+from keycairn.ers.verify import (
+    ClosedLeaf,
+    ExpectedKey,
+    closed_leaves_of,
+    verify_document,
+    verify_part,
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,34 @@ def _assemble(
     if x == 0 or group.base_mul(x).encode() != key.public_key:
         raise invalid("public key", "the recovered key has another public key", key=key.key_id)
     return RecoveredKey(key, first, codes.get(position), tuple(nodes))
+
+
+def sound_parts(
+    document: Document,
+    rsa: RsaPublicKey,
+    warn: Callable[[str], Any] = lambda _: None,
+) -> Document:
+    """The document without the parts that don't verify: a last resort, when no other copy is left.
+
+    What remains is verified like any document; any t+1 parts are enough for a key.
+
+    Raises:
+        KeycairnError: E_ERS_INVALID if no part verifies, or if what fails isn't one node's part.
+    """
+    good, first = [], None
+    for part in document.parts:
+        try:
+            verify_part(part, rsa=rsa)
+        except KeycairnError as exc:
+            if exc.code is not Code.ERS_INVALID or exc.detail.get("node") is None:
+                raise
+            first = first or exc
+            warn(f"a part of node {part.node} is left out: {exc.message}")
+        else:
+            good.append(part)
+    if not good and first is not None:
+        raise first
+    return Document(tuple(good))
 
 
 def recover(

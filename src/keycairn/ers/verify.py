@@ -7,6 +7,7 @@ the public key come from the caller; whatever the caller did not give stands in 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -296,7 +297,14 @@ def _rsa_for(context: Context, rsa: RsaPublicKey | None) -> RsaPublicKey:
             return load_rsa_public_key(context.rsa_spki, allow_2048=True)
         checked = load_rsa_public_key(rsa.spki, allow_2048=True)
     if context.rsa_spki != checked.spki:
-        raise invalid("rsa", "the document is for another RSA key than the caller's")
+        wanted = hashlib.sha256(context.rsa_spki).hexdigest()
+        error = invalid(
+            "rsa",
+            f"the document is for the RSA key {wanted}, not for the one given, "
+            f"{checked.spki_sha256} (SHA-256 of SubjectPublicKeyInfo)",
+        )
+        error.next = "use the RSA key that the document is for; the document itself may be good"
+        raise error
     return checked
 
 
