@@ -460,6 +460,17 @@ async def test_an_impossible_manifest_length_is_not_believed(node: Any) -> None:
     await refused(Code.STORE_INTEGRITY, path)
 
 
+async def test_a_damaged_manifest_is_called_a_damaged_bundle(node: Any) -> None:
+    path = Path((await node.backup()).location)
+    data = bytearray(path.read_bytes())
+    for place in (len(MAGIC) + 4, len(MAGIC) + 40):
+        data[place] ^= 0x01
+        path.write_bytes(data)
+        error = await refused(Code.STORE_INTEGRITY, path)
+        assert "the bundle is damaged" in error.message or "signature" in error.message
+        assert "another copy of this bundle" in error.next
+
+
 async def test_wrong_age_identity(node: Any) -> None:
     path = Path((await node.backup()).location)
     stranger = SecretBytes(str(pyrage.x25519.Identity.generate()).encode())

@@ -144,6 +144,9 @@ ers.store = "papers"
     assert "a comment" in (into / "restored-files" / "node.toml.original").read_text()
     assert start in (into / "restored-files" / "where-these-belong.txt").read_text()
     assert {c["key"] for c in result["changes"]} >= {"api.listen", "peers.1.address"}
+    told = "\n".join(result["next"])  # Nobody finds a node at its new addresses by itself.
+    assert f"new address 127.0.0.1:{port}: url of node 2 in their vault.toml" in told
+    assert f"new address 127.0.0.1:{port + 1}: address of peer 2 in their node.toml" in told
     assert "launch file" in {f["what"] for f in result["findings"]}
     assert result["proofs_ok"] is True
     store = await node.opener_at(moved)(into / "db" / "two.db")
@@ -196,7 +199,10 @@ async def test_a_wrong_or_loose_master_secret_is_found_before_writing(node: Any)
     secret = node.operator / "master.key"
     right = secret.read_bytes()
     secret.write_bytes(bytes(32))
-    await refused(Code.STORE_INTEGRITY, node, bundle, node.home)
+    error = await refused(Code.STORE_INTEGRITY, node, bundle, node.home)
+    assert str(secret) in error.message
+    assert "--secret-file" in error.next
+    assert "node restore" not in error.next  # That is what was tried.
     secret.write_bytes(right)
     secret.chmod(0o644)
     await refused(Code.POLICY, node, bundle, node.home)
@@ -210,7 +216,8 @@ async def test_a_wrong_or_loose_master_secret_is_found_before_writing(node: Any)
 async def test_a_wrong_age_identity_is_refused(node: Any) -> None:
     bundle = await lost(node)
     stranger = SecretBytes(str(pyrage.x25519.Identity.generate()).encode())
-    await refused(Code.UNWRAP_FAILED, node, bundle, node.home, identity=stranger)
+    error = await refused(Code.UNWRAP_FAILED, node, bundle, node.home, identity=stranger)
+    assert "use the age identity of age1" in error.next  # Which one, not "the right one".
     for junk in (b"", b"# only a comment", b"AGE-SECRET-KEY-1", b"\xff"):
         await refused(Code.MALFORMED, node, bundle, node.home, identity=SecretBytes(junk))
 
@@ -247,6 +254,7 @@ async def test_a_taken_place_is_refused(node: Any) -> None:
     with DirectoryLock(node.home / "data"):
         error = await refused(Code.CONFLICT, node, bundle, node.home)
         assert "running" in error.message
+        assert error.next.startswith("if it must be replaced, stop it first")
     error = await refused(Code.CONFLICT, node, bundle, node.home)
     assert "not empty" in error.message
     file = node.home.parent / "file"

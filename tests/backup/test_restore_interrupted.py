@@ -157,6 +157,26 @@ async def test_a_disk_that_fails_leaves_nothing(node: Any, monkeypatch: Any, fun
     assert (await restore(node, bundle, node.home))["done"] is True
 
 
+async def test_a_full_disk_is_not_answered_with_words_about_a_running_node(
+    node: Any, monkeypatch: Any
+) -> None:
+    async def full(*_: Any) -> None:
+        raise KeycairnError(
+            Code.UNAVAILABLE,
+            "the disk is full",
+            not_lost="A presignature that was to be used counts as used.",
+            next="free space on the disk; the node goes on by itself",
+        )
+
+    bundle = await lost(node)
+    monkeypatch.setattr("keycairn.backup.install._settle_database", full)
+    with pytest.raises(KeycairnError) as caught:
+        await restore(node, bundle, node.home)
+    assert str(node.home) in caught.value.message
+    assert "presignature" not in caught.value.not_lost
+    assert "run the same command again" in caught.value.next
+
+
 def forge(node: Any, path: Path, change: Any) -> Path:
     """A bundle that this node signed, with an index that ``change`` made hostile."""
     bundle = read_bundle(path)

@@ -112,9 +112,7 @@ def read_bundle(path: Path, *, node_public_key: bytes | None = None) -> Bundle:
     try:
         manifest = Manifest.from_bytes(raw)
     except KeycairnError as exc:
-        raise KeycairnError(
-            exc.code, exc.message, not_lost="Nothing was written.", detail=exc.detail
-        ) from exc
+        damaged(f"its manifest can't be read ({exc.message})")
     if node_public_key is not None and manifest.node_public_key != node_public_key:
         raise KeycairnError(
             Code.CONFLICT,
@@ -183,5 +181,11 @@ def unpack(bundle: Bundle, identity: SecretBytes, sink: Callable[[Part], Sink | 
     """
     reader = ArchiveReader(bundle.manifest.parts, sink)
     with disk_errors(f"{bundle.path} can't be unpacked"), open_regular(bundle.path) as source:
-        age.decrypt(_Payload(source, bundle.payload_offset), reader, identity)
+        try:
+            age.decrypt(_Payload(source, bundle.payload_offset), reader, identity)
+        except KeycairnError as exc:
+            if exc.code is Code.UNWRAP_FAILED:
+                names = " or ".join(bundle.manifest.recipients)
+                exc.next = f"use the age identity of {names} (`age-keygen -y FILE` prints a file's)"
+            raise
     reader.finish()

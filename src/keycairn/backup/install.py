@@ -57,13 +57,18 @@ async def execute(plan: RestorePlan) -> dict[str, Any]:
             await _settle_database(plan, staging)
             await asyncio.to_thread(_into_place, plan, staging)
         except OSError as exc:
-            raise unavailable(f"the node can't be restored to {plan.into}", exc) from exc
+            raise unavailable(
+                f"the node can't be restored to {plan.into}", exc, not_lost=_KEPT
+            ) from exc
         except KeycairnError as exc:
+            away = exc.code is Code.UNAVAILABLE  # The disk: words about a running node mislead.
             raise KeycairnError(
                 exc.code,
-                exc.message,
-                not_lost=exc.not_lost or _KEPT,
-                next=exc.next,
+                f"{exc.message} ({plan.into} can't be written)" if away else exc.message,
+                not_lost=_KEPT if away else exc.not_lost or _KEPT,
+                next=f"make room at {plan.into.parent}, then run the same command again"
+                if away
+                else exc.next,
                 detail=exc.detail,
             ) from exc
     return plan.to_json(done=True)

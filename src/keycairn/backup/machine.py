@@ -48,7 +48,11 @@ def check_target(into: Path, sha256: str) -> None:
     if not any(into.iterdir()):
         return
     if is_live(into):
-        raise _conflict(f"a node is running in {into}: a restore never touches a live node")
+        raise _conflict(
+            f"a node is running in {into}: a restore never touches a live node",
+            "if it must be replaced, stop it first (SIGTERM, or keycairn vault down), then move "
+            "its directory away",
+        )
     with suppress(OSError):
         if (into / MARKER).read_text().strip() == sha256:
             raise KeycairnError(
@@ -60,13 +64,10 @@ def check_target(into: Path, sha256: str) -> None:
     raise _conflict(f"{into} is not empty")
 
 
-def _conflict(message: str) -> KeycairnError:
-    return KeycairnError(
-        Code.CONFLICT,
-        message,
-        not_lost=_UNTOUCHED,
-        next="name another directory with --into, or move this one away yourself",
-    )
+def _conflict(
+    message: str, next: str = "name another directory with --into, or move this one away yourself"
+) -> KeycairnError:
+    return KeycairnError(Code.CONFLICT, message, not_lost=_UNTOUCHED, next=next)
 
 
 def is_live(home: Path) -> bool:

@@ -92,6 +92,18 @@ class RestorePlan:
         """Result keys of ``node restore``; ``done`` is False for a plan or a dry run."""
         manifest = self.bundle.manifest
         start = f"keycairn node run --config {self.into / self.layout.config_name}"
+        moved = {change.key: change.after for change in self.layout.changes}
+        told = []
+        if "api.listen" in moved:
+            told.append(
+                f"give its users the new address {moved['api.listen']}: url of node "
+                f"{manifest.node} in their vault.toml"
+            )
+        if "links.listen" in moved:
+            told.append(
+                f"give its peers the new address {moved['links.listen']}: address of peer "
+                f"{manifest.node} in their node.toml, then restart them"
+            )
         return {
             "bundle": str(self.bundle.path),
             "sha256": self.sha256,
@@ -106,9 +118,7 @@ class RestorePlan:
             "proofs_ok": as_json(self.report.proofs),
             "findings": [finding.to_json() for finding in self.findings],
             "changes": [change.to_json() for change in self.layout.changes],
-            "next": list(
-                dict.fromkeys([start, *(finding.next for finding in self.findings if finding.next)])
-            ),
+            "next": list(dict.fromkeys([start, *told, *(f.next for f in self.findings if f.next)])),
         }
 
 

@@ -82,4 +82,15 @@ def _data_key(
         keyring.kind, source.secret_file, source.secret_env, source.secret_credential
     )
     secret = read_secret(config, environ=environ)
-    return unlock(keyring, secret, vault=vault, node=node)
+    try:
+        return unlock(keyring, secret, vault=vault, node=node)
+    except KeycairnError as exc:
+        if exc.code is not Code.STORE_INTEGRITY:
+            raise
+        raise KeycairnError(
+            exc.code,
+            f"{source} does not open the database in the bundle: it is not the master secret of "
+            f"node {node} of vault {vault}, or the bundle is not sound",
+            not_lost="The bundle was not changed; nothing was written.",
+            next=f"give node {node}'s own master secret with --secret-file",
+        ) from exc

@@ -216,7 +216,9 @@ def read_file(path: Path, limit: int = 1 << 20) -> bytes:
             raise KeycairnError(Code.TOO_LARGE, f"{path} is larger than {limit} bytes")
         return path.read_bytes()
     except OSError as exc:
-        raise malformed(f"{path} cannot be read: {exc.strerror}") from exc
+        error = malformed(f"{path} cannot be read: {exc.strerror}")
+        error.next = "check the path, and that its file system is mounted"
+        raise error from exc
 
 
 def read_rsa_spki(path: Path, *, allow_2048: bool = True) -> bytes:

@@ -62,6 +62,7 @@ def unavailable(what: str, error: OSError) -> KeycairnError:
         errno.ENOSPC: "free space on the disk, then try again",
         errno.EDQUOT: "raise the quota, then try again",
         errno.EROFS: "mount the file system for writing, then try again",
+        errno.ENOENT: "check the path, and that its file system is mounted",
         errno.EACCES: "give the keycairn user access to the path, then try again",
     }
     return KeycairnError(
