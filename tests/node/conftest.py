@@ -71,6 +71,8 @@ class FakeService:
     async def sign(self, application: str, request: Any) -> Signature:
         self.own(application, request.key_id)
         self.calls.append((application, request))
+        if self.fail:
+            raise self.fail
         return Signature(bytes(64), None, None, bytes(32), (1, 2), bytes(32), bytes(32))
 
     async def create_document(self, application: str, request: Any) -> DocumentResult:

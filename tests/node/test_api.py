@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from keycairn.errors import KeycairnError
+from keycairn.errors import Code, KeycairnError, PeerAborted
 from keycairn.node.api import ApiKeys
 from keycairn.node.config import Application
 
@@ -298,3 +298,13 @@ async def test_openapi_names_paths_and_bodies(http: httpx.AsyncClient) -> None:
     body = schema["paths"]["/v1/keys"]["post"]["requestBody"]["content"]["application/json"]
     assert set(body["schema"]["required"]) >= {"session_id", "request_id", "players"}
     json.dumps(schema)
+
+
+async def test_a_peer_that_lacks_the_key_is_not_mistaken_for_this_node(
+    http: httpx.AsyncClient, service: Any
+) -> None:
+    """A peer's database was put back: this node still has the key, and says who hasn't."""
+    service.fail = PeerAborted(Code.NOT_FOUND, 3)
+    answer = await http.post("/v1/keys/K1/sign", json=SIGN | {"message": "00"})
+    assert code(answer) == "E_NOT_FOUND"
+    assert "player 3" in answer.json()["error"]["message"]

@@ -95,3 +95,20 @@ async def test_a_target_that_is_not_mounted_proves_nothing_either_way(config: No
     async with serve_node(config, CLOCK, RNG, lambda: None):
         for _ in range(20):
             assert await bundles(config) == [made["sha256"]]
+
+
+async def test_a_disk_that_fills_is_a_finding_before_it_stops_the_node(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        serve_node(config, CLOCK, RNG, lambda: None),
+        OperatorClient.of(config) as operator,
+    ):
+        assert (await operator.status())["findings"] == []
+        monkeypatch.setattr("keycairn.node.space._LOW_BYTES", 1 << 62)
+        found = (await operator.status())["findings"]
+        assert {f["where"] for f in found} == {
+            str(config.data_directory),
+            str(config.ers_store),
+        }
+        assert all("free space" in f["next"] for f in found)

@@ -68,7 +68,8 @@ def _interrupted() -> int:
             Code.UNAVAILABLE,
             "interrupted",
             not_lost="What the nodes were asked for may still be done.",
-            next="look, or repeat the command with the same --request-id",
+            next="see what came of it: keycairn key list, backup list or ers status; a command "
+            "that had a --request-id can be repeated with it",
         )
     )
     return INTERRUPTED

@@ -178,10 +178,11 @@ async def of_key(key_id: str, call: Callable[[], Awaitable[T]]) -> T:
         try:
             return await call()
         except KeycairnError as exc:
-            if exc.code is not Code.NOT_FOUND:
+            # A peer that lacks the key is no news about this node's own.
+            if exc.code is not Code.NOT_FOUND or "reported_by" in exc.detail:
                 raise
     raise KeycairnError(
         Code.NOT_FOUND,
         "this application has no such key",
-        next="keycairn key list",
+        next="keycairn key list; if other nodes know it, keycairn doctor",
     )

@@ -107,6 +107,7 @@ async def serve_node(
             backups=backups,
             metrics=metrics,
             shutdown=shutdown,
+            places=(config.data_directory, config.ers_store),
         )
         edges = (
             Edge(api, clock=clock, observers=[partial(metrics.request, "api")]),

@@ -6,9 +6,11 @@ are nothing here.
 """
 
 # No `from __future__ import annotations`: FastAPI must see the local dependency types below.
+import asyncio
 import hmac
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, Request
@@ -20,6 +22,7 @@ from keycairn.errors import Code, KeycairnError
 from keycairn.node.http import bearer, body_schema, install_errors, not_authenticated, read_body
 from keycairn.node.metrics import Metrics
 from keycairn.node.models import AnswersBody, EmptyBody, ErsKeyBody
+from keycairn.node.space import low_space
 from keycairn.node.views import bundle_json, ers_key_json, plain
 from keycairn.vault.api import Service
 from keycairn.vault.ports import BundleRow
@@ -47,8 +50,19 @@ def build_management(
     backups: Backups,
     metrics: Metrics,
     shutdown: Callable[[], None],
+    places: Sequence[Path] = (),
 ) -> FastAPI:
-    """The FastAPI application for one node's operator."""
+    """The FastAPI application for one node's operator.
+
+    Args:
+        service: does the work.
+        node: this node's index.
+        token: of the operator.
+        backups: makes and lists bundles.
+        metrics: are rendered.
+        shutdown: stops the node.
+        places: directories that need free space.
+    """
 
     def operator(request: Request) -> None:
         if not hmac.compare_digest(bearer(request).encode(), token.encode()):
@@ -68,7 +82,9 @@ def build_management(
 
     @app.get("/v1/status")
     async def status() -> JSONResponse:
-        return JSONResponse(plain(await service.status()))
+        state = await service.status()
+        low = await asyncio.to_thread(low_space, places)
+        return JSONResponse(plain({**state, "findings": [*state["findings"], *low]}))
 
     @app.get("/v1/peers")
     async def peers() -> JSONResponse:
