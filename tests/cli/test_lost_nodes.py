@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import pytest
 
 from keycairn.cli.commands import doctor
 from keycairn.cli.commands.key import key_text
+from keycairn.cli.local import restore_command
 from keycairn.cli.processes import _start_time
 from keycairn.client import load_profile
 from keycairn.errors import Code, KeycairnError
@@ -180,6 +181,25 @@ def test_doctor_names_a_node_whose_database_is_older_than_the_keys(made: Path) -
     behind, *_ = doctor._keys(profile, rows)
     assert (behind["node"], behind["keys"]) == (3, ["K1"])
     assert f"--into {made / 'node3'}" in behind["next"]
+
+
+def test_a_bundle_that_lacks_the_keys_is_not_advised(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The schedule made one after the database was put back: newest, and of no use."""
+    bundles = made / "operator3" / "backups"
+    bundles.mkdir(exist_ok=True)
+    held = {"1-before": ["K0"], "2-good": ["K0", "K1"], "3-after": ["K0"]}
+    for name in held:
+        (bundles / f"{name}.bundle").touch()
+
+    def manifest(path: Path) -> Any:
+        return SimpleNamespace(keys=dict.fromkeys(held[path.stem]))
+
+    monkeypatch.setattr("keycairn.backup.read_manifest", manifest)
+    assert "2-good.bundle" in restore_command(made / "node3", 3, ["K1"])
+    assert "3-after.bundle" in restore_command(made / "node3", 3)
+    assert "restore BUNDLE " in restore_command(made / "node3", 3, ["K9"])
 
 
 def test_doctor_names_policies_of_none_at_any_node(made: Path) -> None:

@@ -4,6 +4,7 @@ an operator from looking at the others, stopping them or backing them up."""
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,22 +15,33 @@ from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.node.config import NodeConfig, load_config
 
 
-def restore_command(home: Path, index: int) -> str:
+def restore_command(home: Path, index: int, keys: Collection[str] = ()) -> str:
     """The command that brings node ``index`` back to ``home``: with its newest bundle, if that
-    lies where a local vault keeps it."""
+    lies where a local vault keeps it, or its newest that holds ``keys``."""
     operator = home.parent / f"operator{index}"
     # The time stands in the name.
-    bundles = sorted((operator / "backups").glob("*.bundle"), key=lambda p: p.name)
+    bundles = sorted((operator / "backups").glob("*.bundle"), key=lambda p: p.name, reverse=True)
+    if keys:
+        bundles = [b for b in bundles if _holds(b, keys)]
     identity = operator / "backup-identity.age"
     words = [
         "keycairn node restore",
-        shlex.quote(str(bundles[-1])) if bundles else "BUNDLE",
+        shlex.quote(str(bundles[0])) if bundles else "BUNDLE",
         "--into",
         shlex.quote(str(home)),
         "--identity",
         shlex.quote(str(identity)) if identity.exists() else "FILE",
     ]
     return " ".join(words)
+
+
+def _holds(bundle: Path, keys: Collection[str]) -> bool:
+    from keycairn.backup import read_manifest  # Here: it loads the database stack.
+
+    try:
+        return set(keys) <= set(read_manifest(bundle).keys)
+    except KeycairnError:
+        return False
 
 
 def node_config(path: Path, index: int) -> NodeConfig:

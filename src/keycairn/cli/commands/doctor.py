@@ -88,7 +88,7 @@ def _keys(profile: VaultProfile, rows: list[dict[str, Any]]) -> list[dict[str, A
             i,
             f"node {i} does not know {_named(keys)}, which other nodes hold: its database is "
             "older than they are, or was put back",
-            _bring_back(profile, i),
+            _bring_back(profile, i, keys),
             keys,
         )
         for i, keys in sorted(behind.items())
@@ -123,14 +123,15 @@ def _named(keys: list[str]) -> str:
     return f"key{'s' if len(keys) > 1 else ''} {few}{more}"
 
 
-def _bring_back(profile: VaultProfile, index: int) -> str:
+def _bring_back(profile: VaultProfile, index: int, keys: list[str]) -> str:
+    """A bundle made after the database was put back lacks the keys too: one that holds them."""
     for node in profile.nodes:
         if node.index == index and node.config is not None:
             return (
-                "stop it, move its directory away, then with its newest bundle: "
-                + restore_command(node.config.parent, index)
+                "stop it, move its directory away, then with its newest bundle that holds them: "
+                + restore_command(node.config.parent, index, keys)
             )
-    return "restore that node from its newest bundle"
+    return "restore that node from its newest bundle that holds them"
 
 
 async def _operator(node: NodeProfile) -> list[dict[str, Any]]:
