@@ -68,12 +68,13 @@ class FakeService:
         self.own(application, key_id)
         return view(key_id)
 
-    async def sign(self, application: str, request: Any) -> Signature:
+    async def sign(self, application: str, request: Any) -> list[Signature]:
         self.own(application, request.key_id)
         self.calls.append((application, request))
         if self.fail:
             raise self.fail
-        return Signature(bytes(64), None, None, bytes(32), (1, 2), bytes(32), bytes(32))
+        made = Signature(bytes(64), None, None, bytes(32), (1, 2), bytes(32), bytes(32))
+        return [made] * len(request.items)
 
     async def create_document(self, application: str, request: Any) -> DocumentResult:
         self.calls.append((application, request))

@@ -42,6 +42,8 @@ from keycairn.vault.api import (
     KeyView,
     SessionNames,
     Sign,
+    Signature,
+    SignItem,
     VaultParameters,
 )
 from keycairn.vault.sealing import Sealer
@@ -259,8 +261,14 @@ class Vault:
             more.setdefault("digest", payload if payload is not None else b"\1" * 32)
         else:
             more.setdefault("message", payload if payload is not None else b"message")
-        request = Sign(names or self.names(who), key.key_id, **more)
-        return await self.ask(lambda s: s.sign(app, request), who)
+        item = SignItem(**{k: more.pop(k) for k in ("digest", "message", "path") if k in more})
+        request = Sign(names or self.names(who), key.key_id, (item,), **more)
+
+        async def one(service: NodeService) -> Signature:
+            (signature,) = await service.sign(app, request)
+            return signature
+
+        return await self.ask(one, who)
 
     async def allow(
         self, key: RSAPrivateKey, who: Iterable[int] | None = None, **more: Any

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.ers.document import Document
-from keycairn.vault.api import CreateKeys, KeyView, Sign, Signature
+from keycairn.vault.api import CreateKeys, KeyView, Sign, Signature, SignItem
 from vault.nodes import APP, Vault, eventually
 
 
@@ -78,7 +78,7 @@ async def test_t081_each_node_decides_from_its_own_evidence(
     await vault.document([key], recovery_key)
     (row,) = await vault.stores[2].documents()
     await vault.stores[2].delete_document(row.sha256)
-    request = Sign(vault.names((1, 2)), key.key_id, message=b"m")
+    request = Sign(vault.names((1, 2)), key.key_id, (SignItem(message=b"m"),))
     with pytest.raises(KeycairnError) as caught:
         await vault.services[2].sign(APP, request)
     assert caught.value.code is Code.KEY_NOT_BACKED_UP

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from keycairn.errors import Code, KeycairnError
-from keycairn.vault.api import CreateKeys, Sign
+from keycairn.vault.api import CreateKeys, Sign, SignItem
 from keycairn.vault.control import Announce
 from vault.nodes import Vault, eventually
 
@@ -63,7 +63,7 @@ async def test_a_peer_that_reads_nothing_does_not_hold_up_a_refusal(
 
 
 def _sign(vault: Vault, key_id: str) -> Sign:
-    return Sign(vault.names((1, 2)), key_id, message=b"m")
+    return Sign(vault.names((1, 2)), key_id, (SignItem(message=b"m"),))
 
 
 async def test_a_strangers_api_key_at_one_node_does_not_take_over_a_share(

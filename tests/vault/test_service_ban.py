@@ -11,7 +11,7 @@ import pytest
 from keycairn.errors import Abort, Certainty, Code, KeycairnError
 from keycairn.protocols.dkls23.messages import OtRequest, Partial, VoleReply
 from keycairn.protocols.session import Frame
-from keycairn.vault.api import CreateKeys, KeyView, Sign
+from keycairn.vault.api import CreateKeys, KeyView, Sign, SignItem
 from protocols.lockstep import replace
 from protocols.network import BROADCAST, DIRECT, Copy
 from vault.nodes import Vault, eventually
@@ -107,7 +107,7 @@ async def _known(vault: Vault) -> bool:
 
 def _request(vault: Vault, key: KeyView, who: tuple[int, ...]) -> Sign:
     payload: dict[str, Any] = {"digest": b"\1" * 32} if key.scheme == "ecdsa" else {"message": b"m"}
-    return Sign(vault.names(who), key.key_id, **payload)
+    return Sign(vault.names(who), key.key_id, (SignItem(**payload),))
 
 
 def _creation(vault: Vault) -> CreateKeys:

@@ -16,7 +16,7 @@ from curves import bip340_reference as reference
 from keycairn.client import verify_signature
 from keycairn.errors import Code, KeycairnError
 from keycairn.ers import cli
-from keycairn.vault.api import KeyView, Sign
+from keycairn.vault.api import KeyView, Sign, SignItem
 from vault.nodes import APP, Vault
 
 SIGHASH = bytes(range(32))
@@ -125,7 +125,7 @@ async def test_nodes_that_were_asked_for_different_tweaks_sign_nothing(open_vaul
     answers = await asyncio.gather(
         *(
             open_vault.services[i].sign(
-                APP, Sign(names, key.key_id, message=SIGHASH, taproot=i == 1)
+                APP, Sign(names, key.key_id, (SignItem(message=SIGHASH),), taproot=i == 1)
             )
             for i in (1, 2)
         ),

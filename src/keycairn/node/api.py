@@ -126,7 +126,7 @@ def build_api(
         body = await read_body(request, SignBody, max_bytes=body_bytes, max_string=body_bytes)
         order = body.request(key_id)
         result = await of_key(key_id, lambda: service.sign(application, order))
-        return JSONResponse(signature_json(result))
+        return JSONResponse(signature_json(result[0]))
 
     @app.get("/v1/keys/{key_id}/coverage", summary="How this key is backed up")
     async def key_coverage(key_id: str, application: who) -> JSONResponse:

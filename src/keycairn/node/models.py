@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from keycairn.encoding.strict import decode_hex
 from keycairn.errors import Code, KeycairnError
-from keycairn.vault.api import CreateDocument, CreateKeys, SessionNames, Sign
+from keycairn.vault.api import CreateDocument, CreateKeys, SessionNames, Sign, SignItem
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
 KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
@@ -90,12 +90,15 @@ class SignBody(SessionBody):
     def request(self, key_id: str) -> Sign:
         digest = self.digest
         message = self.message
-        return Sign(
-            self.names(),
-            key_id,
+        item = SignItem(
             digest=None if digest is None else decode_hex(digest, length=32, what="digest"),
             message=None if message is None else decode_hex(message, what="message"),
             path=self.path,
+        )
+        return Sign(
+            self.names(),
+            key_id,
+            (item,),
             presignature=self.presignature,
             taproot=self.taproot,
         )

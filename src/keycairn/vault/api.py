@@ -45,18 +45,29 @@ class CreateKeys:
 
 
 @dataclass(frozen=True)
-class Sign:
-    """Sign a 32-byte digest (ECDSA) or a message (Schnorr).
+class SignItem:
+    """One thing to sign: a 32-byte digest (ECDSA) or a message (Schnorr).
 
-    ``taproot``, for BIP-340 keys only: sign for the BIP-86 output key, which the key's P2TR
-    address names, instead of for the key itself.
+    ``path`` names a child of the key (curves/derivation.py); None is the key itself.
+    """
+
+    digest: bytes | None = None
+    message: bytes | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Sign 1..100 items with one key; all of them are signed, or none is answered.
+
+    ``presignature`` (hex) names the presignature to use, for a single item. ``taproot``, for
+    BIP-340 keys only: sign for the BIP-86 output key, which the key's P2TR address names, instead
+    of for the key itself.
     """
 
     names: SessionNames
     key_id: str
-    digest: bytes | None = None
-    message: bytes | None = None
-    path: str | None = None
+    items: tuple[SignItem, ...]
     presignature: str | None = None
     taproot: bool = False
 
@@ -151,7 +162,9 @@ class Service(Protocol):
 
     async def show_key(self, application: str, key_id: str, path: str | None) -> KeyView: ...
 
-    async def sign(self, application: str, request: Sign) -> Signature: ...
+    async def sign(self, application: str, request: Sign) -> Sequence[Signature]:
+        """One signature for each item, in order."""
+        ...
 
     async def create_document(
         self, application: str, request: CreateDocument

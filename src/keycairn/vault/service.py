@@ -216,7 +216,7 @@ class NodeService:
             raise KeycairnError(Code.MALFORMED, "this version has no key derivation paths yet")
         return await self._keys.view(await self._keys.of(application, key_id))
 
-    async def sign(self, application: str, request: Sign) -> Signature:
+    async def sign(self, application: str, request: Sign) -> Sequence[Signature]:
         return await self._answer(request.names, self._signing.sign(application, request))
 
     async def create_document(self, application: str, request: CreateDocument) -> DocumentResult:

@@ -73,7 +73,7 @@ class Signing:
         self._keys = keys
         self._journal = SigningJournal(store, sessions, clock, incarnation)
 
-    async def sign(self, application: str, request: Sign) -> Signature:
+    async def sign(self, application: str, request: Sign) -> tuple[Signature, ...]:
         """See ``Service.sign``."""
         names = request.names
         check_names(names, self._params.players)
@@ -102,8 +102,9 @@ class Signing:
             frozenset(self._params.gate),
             node=self._params.index,
         )
-        payload = request.digest if request.digest is not None else request.message
-        hashed = hash_of(_REQUEST, request.key_id, payload, request.path, request.taproot)
+        item = request.items[0]
+        payload = item.digest if item.digest is not None else item.message
+        hashed = hash_of(_REQUEST, request.key_id, payload, item.path, request.taproot)
 
         async def work() -> Signature:
             done = await self._store.request(application, f"sign/{names.request_id}")
@@ -114,10 +115,13 @@ class Signing:
             await self._store.put_request(row)
             return result
 
-        return await self._sessions.once(application, "sign", names, hashed, work)
+        return (await self._sessions.once(application, "sign", names, hashed, work),)
 
     def _check_shape(self, record: KeyRecord, request: Sign) -> None:
-        if request.path is not None:
+        if len(request.items) != 1:
+            raise KeycairnError(Code.MALFORMED, "this version signs one item a request")
+        (item,) = request.items
+        if item.path is not None:
             raise KeycairnError(Code.MALFORMED, "this version has no key derivation paths yet")
         if request.presignature is not None:
             raise KeycairnError(
@@ -131,16 +135,16 @@ class Signing:
                 Code.MALFORMED, "only a BIP-340 key (schnorr on secp256k1) has a taproot address"
             )
         if record.scheme == "ecdsa":
-            if request.digest is None or request.message is not None:
+            if item.digest is None or item.message is not None:
                 raise KeycairnError(Code.MALFORMED, "an ECDSA key signs a digest, not a message")
-            if len(request.digest) != 32:
+            if len(item.digest) != 32:
                 raise KeycairnError(
-                    Code.MALFORMED, f"a digest has 32 bytes, got {len(request.digest)}"
+                    Code.MALFORMED, f"a digest has 32 bytes, got {len(item.digest)}"
                 )
         else:
-            if request.message is None or request.digest is not None:
+            if item.message is None or item.digest is not None:
                 raise KeycairnError(Code.MALFORMED, "a Schnorr key signs a message, not a digest")
-            if len(request.message) > frost.MAX_MESSAGE:
+            if len(item.message) > frost.MAX_MESSAGE:
                 raise KeycairnError(
                     Code.TOO_LARGE, f"a message has at most {frost.MAX_MESSAGE} bytes"
                 )
@@ -152,7 +156,7 @@ class Signing:
         return await self._frost(request, key)
 
     async def _frost(self, request: Sign, key: KeyShare) -> Signature:
-        message = request.message or b""
+        message = request.items[0].message or b""
         record = key.record
         asked = (request.names.request_id, record.key_id, record.hash, message)
         name, params = (
@@ -186,7 +190,7 @@ class Signing:
         )
 
     async def _ecdsa(self, request: Sign, key: KeyShare) -> Signature:
-        digest = request.digest or b""
+        digest = request.items[0].digest or b""
         record = key.record
         players = request.names.players
         self._sessions.refuse_banned(players)
