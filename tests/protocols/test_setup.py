@@ -117,7 +117,7 @@ def test_identity_made_from_good_points_is_refused() -> None:
 
     def change(message: Any) -> Any:
         psid = base_ot.pair_id(parties((1, 2), "setup")[1].sid, 1, 2)
-        hashed = base_ot._hash_to_point(psid, 0, 0, message.r1[:33])
+        hashed = base_ot._hash_to_point(base_ot._hash_head(psid), 0, 0, message.r1[:33])
         return replace(message, r0=SECP256K1.neg(hashed).encode() + message.r0[33:])
 
     out = setup(hook=altered(1, 2, change, broadcast=False))

@@ -48,23 +48,31 @@ def pair_id(session: bytes, sender: int, receiver: int) -> bytes:
 
 
 # X_n("baseot/h", psid, i, b, point) and X_n("baseot/k", psid, setup_id, i, b, point) are computed
-# some hundred times in a row, so they are put together from the parts of their encoding. b is
-# encoded as one byte, so that the hashed length does not depend on it.
+# some hundred times in a row, so they are put together from the parts of their encoding: a head
+# that stays, and per OT the rest. b is encoded as one byte, so that the hashed length does not
+# depend on it.
 _ROW: Final = [field(i) + field(bytes(1))[:-1] for i in range(COUNT)]
-_POINT: Final = field(bytes(SECP256K1.point_len))[: -SECP256K1.point_len]
+_BIT: Final = [
+    bytes((b,)) + field(bytes(SECP256K1.point_len))[: -SECP256K1.point_len] for b in (0, 1)
+]
 
 
-def _hash_to_point(psid: bytes, i: int, b: int, other: bytes) -> Point:
+def _hash_head(psid: bytes) -> bytes:
+    return header(_HASH, 4) + field(psid)
+
+
+def _hash_to_point(head: bytes, i: int, b: int, other: bytes) -> Point:
     """``P("baseot/h", psid, i, b, other)`` for an encoded point ``other``."""
-    encoded = header(_HASH, 4) + field(psid) + _ROW[i] + bytes((b,)) + _POINT + other
-    return SECP256K1.hash_to_point(shake_128(encoded).digest(64))
+    return SECP256K1.hash_to_point(shake_128(head + _ROW[i] + _BIT[b] + other).digest(64))
 
 
-def _derive(psid: bytes, setup_id: bytes, i: int, b: int, shared: Point) -> bytes:
+def _key_head(psid: bytes, setup_id: bytes) -> bytes:
+    return header(_KEY, 5) + field(psid) + field(setup_id)
+
+
+def _derive(head: bytes, i: int, b: int, shared: Point) -> bytes:
     """``X_16("baseot/k", psid, setup_id, i, b, shared)``."""
-    head = header(_KEY, 5) + field(psid) + field(setup_id)
-    encoded = head + _ROW[i] + bytes((b,)) + _POINT + shared.encode()
-    return shake_128(encoded).digest(KEY_LEN)
+    return shake_128(head + _ROW[i] + _BIT[b] + shared.encode()).digest(KEY_LEN)
 
 
 def decode_column(column: bytes) -> list[Point]:
@@ -92,9 +100,12 @@ class Receiver:
         self._t = [group.random_scalar(rng) for _ in range(COUNT)]
         other: list[bytes] = []
         chosen: list[bytes] = []
+        head = _hash_head(psid)
         for i, (bit, t) in enumerate(zip(self._bits, self._t, strict=True)):
-            free = group.base_mul(group.random_scalar(rng)).encode()
-            hashed = _hash_to_point(psid, i, bit, free)
+            # Nobody needs the logarithm of o: what 64 random bytes decode to is as random a point
+            # as a multiple of G, at half the cost.
+            free = group.hash_to_point(rng.bytes(64)).encode()
+            hashed = _hash_to_point(head, i, bit, free)
             other.append(free)
             chosen.append(group.add([group.base_mul(t), group.neg(hashed)]).encode())
         self.r0, self.r1 = self._ordered(b"".join(chosen), b"".join(other))
@@ -114,9 +125,12 @@ class Receiver:
 
     def keys(self, setup_id: bytes, sender_point: Point) -> bytes:
         """``k_{0,Δ0} … k_{127,Δ127}``, 2,048 bytes. Secret."""
+        head = _key_head(self._psid, setup_id)
         return b"".join(
-            _derive(self._psid, setup_id, i, bit, SECP256K1.mul_secret(sender_point, t))
-            for i, (bit, t) in enumerate(zip(self._bits, self._t, strict=True))
+            [
+                _derive(head, i, bit, SECP256K1.mul_secret(sender_point, t))
+                for i, (bit, t) in enumerate(zip(self._bits, self._t, strict=True))
+            ]
         )
 
 
@@ -139,10 +153,11 @@ class Sender:
             KeycairnError: E_BAD_POINT if the receiver made some ``r_b + P(…)`` the identity.
         """
         group = SECP256K1
+        hash_head, key_head = _hash_head(self._psid), _key_head(self._psid, setup_id)
         keys: list[bytes] = []
         for i, pair in enumerate(zip(r0, r1, strict=True)):
             for b in (0, 1):
-                hashed = _hash_to_point(self._psid, i, b, pair[1 - b].encode())
+                hashed = _hash_to_point(hash_head, i, b, pair[1 - b].encode())
                 shared = group.mul_secret(group.add([pair[b], hashed]), self._a)
-                keys.append(_derive(self._psid, setup_id, i, b, shared))
+                keys.append(_derive(key_head, i, b, shared))
         return b"".join(keys)

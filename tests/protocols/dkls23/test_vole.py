@@ -124,6 +124,26 @@ def test_challenge_covers_everything() -> None:
     assert all(0 <= theta < 2**128 for theta in base.theta)
 
 
+def test_challenge_is_the_documented_hash() -> None:
+    """θ_0 ‖ θ_1 = X_32("vole/theta", vid, od, H("vole/corrections", vid, ã), Γᵘ, Γᵛ), version 2."""
+    run = Run([(5, 7)])
+    od, a = run.message.transcript(run.lane), run.alice.a_tilde
+
+    def encoded(name: str, version: int, *fields: bytes) -> bytes:
+        head = b"KCT1" + len(name).to_bytes(2, "big") + name.encode() + version.to_bytes(2, "big")
+        return (
+            head
+            + len(fields).to_bytes(8, "big")
+            + b"".join(b"b" + len(f).to_bytes(8, "big") + f for f in fields)
+        )
+
+    corrections = hashlib.sha256(encoded("vole/corrections", 1, run.lane.vid, a)).digest()
+    theta = encoded("vole/theta", 2, run.lane.vid, od, corrections, b"u", b"v")
+    raw = hashlib.shake_128(theta).digest(32)
+    expected = (int.from_bytes(raw[:16], "big"), int.from_bytes(raw[16:], "big"))
+    assert vole.Challenge.of(run.lane, od, a, b"u", b"v").theta == expected
+
+
 def test_masks_and_check_inputs_are_fresh_for_every_slot() -> None:
     """With one â for two slots, η - η' would show a combination of the inputs."""
     run = Run([(5, 7), (5, 7)])

@@ -34,7 +34,8 @@ from keycairn.protocols.dkls23.ote import AliceRows, BobRows, Lane
 from keycairn.protocols.dkls23.parameters import COLUMNS, INPUTS, MASK_LEN, XI
 from keycairn.protocols.dkls23.u384 import U384
 
-_THETA = tag("vole/theta")
+_CORRECTIONS = tag("vole/corrections")
+_THETA = tag("vole/theta", 2)
 _MU = tag("vole/mu")
 
 
@@ -46,8 +47,13 @@ class Challenge:
 
     @classmethod
     def of(cls, lane: Lane, od: bytes, a_tilde: bytes, *points: bytes) -> Challenge:
-        """The challenge of a chunk: over vid, Bob's whole message, all ã and all Γ."""
-        raw = xof(32, _THETA, lane.vid, od, a_tilde, *points)
+        """The challenge of a chunk: over vid, Bob's whole message, all ã and all Γ.
+
+        ã enters by its SHA-256: 60 kB a slot, hashed on either side, at three times the speed
+        of SHAKE128. Another ã that keeps θ would be a collision of SHA-256.
+        """
+        corrections = digest(_CORRECTIONS, lane.vid, a_tilde)
+        raw = xof(32, _THETA, lane.vid, od, corrections, *points)
         return cls((int.from_bytes(raw[:16], "big"), int.from_bytes(raw[16:], "big")))
 
     @property
