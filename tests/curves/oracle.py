@@ -1,4 +1,4 @@
-"""Plain integer arithmetic on secp256k1 and edwards25519, sharing no code with keycairn.
+"""Plain integer arithmetic on secp256k1, P-256 and edwards25519, sharing no code with keycairn.
 
 Slow, variable time, and simple enough to be checked by reading; tests only.
 """
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Weierstrass:
-    """y² = x³ + 7 over GF(p); None is the identity."""
+    """y² = x³ + a·x + b over GF(p), p = 3 mod 4, secp256k1 by default; None is the identity."""
 
+    a: int = 0
+    b: int = 7
     p: int = 2**256 - 2**32 - 977
     q: int = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
     g: tuple[int, int] = (
@@ -26,7 +28,7 @@ class Weierstrass:
         if x1 == x2 and (y1 + y2) % self.p == 0:
             return None
         slope = (
-            3 * x1 * x1 * pow(2 * y1, -1, self.p)
+            (3 * x1 * x1 + self.a) * pow(2 * y1, -1, self.p)
             if a == b
             else (y2 - y1) * pow(x2 - x1, -1, self.p)
         ) % self.p
@@ -44,6 +46,19 @@ class Weierstrass:
 
     def encode(self, a: tuple[int, int]) -> bytes:
         return bytes([2 + (a[1] & 1)]) + a[0].to_bytes(32, "big")
+
+    def has_point(self, x: int) -> bool:
+        """Whether x is the coordinate of a point."""
+        square = (x**3 + self.a * x + self.b) % self.p
+        return x < self.p and pow(square, (self.p + 1) // 4, self.p) ** 2 % self.p == square
+
+    def decode(self, raw: bytes) -> tuple[int, int]:
+        """The point of a compressed encoding; ValueError if there is none."""
+        x = int.from_bytes(raw[1:], "big")
+        if raw[0] not in (2, 3) or not self.has_point(x):
+            raise ValueError("not on the curve")
+        y = pow(x**3 + self.a * x + self.b, (self.p + 1) // 4, self.p)
+        return x, y if y & 1 == raw[0] & 1 else self.p - y
 
 
 @dataclass(frozen=True)
@@ -104,4 +119,14 @@ class Edwards:
 
 
 SECP = Weierstrass()
+P256 = Weierstrass(
+    a=-3,
+    b=0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B,
+    p=2**256 - 2**224 + 2**192 + 2**96 - 1,
+    q=0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    g=(
+        0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
+        0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
+    ),
+)
 EDWARDS = Edwards()

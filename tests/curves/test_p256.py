@@ -46,11 +46,9 @@ from keycairn.curves.polynomial import (
 )
 from keycairn.encoding import tag
 from keycairn.errors import Code, KeycairnError
-from keycairn.ers.keyfile import load_key
-from keycairn.ers.statement import KeyStatement
 from keycairn.ports import Rng
 from keycairn.ports.seeded import SeededRng
-from keycairn.protocols.record import protocol_for
+from keycairn.protocols.record import check_kind, protocol_for
 
 Q, P = P256.q, P256.p
 A, B = -3, 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
@@ -437,19 +435,11 @@ def test_sharing_and_proofs_work_on_this_group() -> None:
         check_knowledge(_TAG, proof, commitment[1], **bound)  # type: ignore[arg-type]
 
 
-def test_registered_but_no_key_can_be_created_or_recovered_on_it_yet() -> None:
-    for scheme in ("ecdsa", "schnorr"):
-        assert refused(protocol_for, scheme, "p256") is Code.MALFORMED
-    raw = P256.base_mul(7).encode()
-    claim = KeyStatement(
-        "k", "p256", "ecdsa", "dkls23", 1, (1, 2), raw, (raw, raw), 1, None, bytes(32)
-    )
-    assert refused(claim.check_shape) is Code.ERS_INVALID
-    file = (
-        '{"format":"keycairn-recovered-key","version":1,"key_id":"k","curve":"p256",'
-        f'"public_key":"{raw.hex()}","private_key":"{7:064x}"}}'
-    )
-    assert refused(load_key, file.encode()) is Code.MALFORMED
+def test_p256_keys_sign_ecdsa_and_nothing_else() -> None:
+    assert protocol_for("ecdsa", "p256") == "dkls23"
+    assert refused(protocol_for, "schnorr", "p256") is Code.MALFORMED
+    check_kind("ecdsa", "p256", None)
+    assert refused(check_kind, "ecdsa", "p256", "bip340") is Code.MALFORMED
 
 
 def test_pem_names_the_right_curve_and_no_chain_has_an_address() -> None:

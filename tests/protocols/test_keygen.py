@@ -32,7 +32,7 @@ from protocols.lockstep import (
 )
 from protocols.network import World
 
-SUITES = {"secp256k1": "ecdsa", "ed25519": "schnorr"}
+SUITES = {"secp256k1": "ecdsa", "p256": "ecdsa", "ed25519": "schnorr"}
 CURVES = pytest.mark.parametrize("curve", SUITES)
 COMMIT, OPEN, RECORD, READY = 1, 2, 3, 4
 VAULT = "vault"
@@ -199,7 +199,8 @@ def test_the_share_is_durable_before_ready_leaves_and_the_certificate_after() ->
         ((1, 2, 3), {"count": 1.0}, Code.MALFORMED),
         ((1, 2, 3), {"count": True}, Code.MALFORMED),
         ((1, 2, 3), {"scheme": "schnorr"}, Code.MALFORMED),
-        ((1, 2, 3), {"curve": "p256"}, Code.MALFORMED),
+        ((1, 2, 3), {"curve": "p384"}, Code.MALFORMED),
+        ((1, 2, 3), {"curve": "p256", "scheme": "schnorr"}, Code.MALFORMED),
         ((1, 2, 3), {"curve": ""}, Code.MALFORMED),
         ((1,), {}, Code.MALFORMED),
         ((), {}, Code.MALFORMED),

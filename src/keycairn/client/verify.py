@@ -8,8 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from keycairn.curves import SECP256K1, bip340, group
+from keycairn.curves import bip340, group
 from keycairn.errors import Code, KeycairnError, malformed
+
+_ECDSA: dict[str, ec.EllipticCurve] = {"secp256k1": ec.SECP256K1(), "p256": ec.SECP256R1()}
 
 
 def verify_signature(
@@ -26,7 +28,7 @@ def verify_signature(
 
     Args:
         scheme: "ecdsa" (over a 32-byte ``digest``) or "schnorr" (over a ``message``).
-        curve: "secp256k1" or "ed25519".
+        curve: "secp256k1", "p256" or "ed25519".
         public_key: encoded point; for Schnorr on secp256k1 (BIP-340) also its x-coordinate alone.
         signature: r||s or R||z, 64 bytes. A high s is refused: the vault never makes one.
         taproot: ``public_key`` is the internal key, and the signature one for its BIP-86 output
@@ -55,10 +57,10 @@ def verify_signature(
             bip340.verify(key, payload, signature)
         except KeycairnError as exc:
             raise _invalid() from exc
-    elif (scheme, curve) == ("ecdsa", "secp256k1"):
+    elif scheme == "ecdsa" and curve in _ECDSA:
         if digest is None or message is not None or len(digest) != 32:
             raise malformed("an ECDSA signature is over a digest of 32 bytes")
-        _ecdsa(public_key, signature, digest)
+        _ecdsa(curve, public_key, signature, digest)
     else:
         raise malformed("this scheme is not available on this curve", scheme=scheme, curve=curve)
 
@@ -69,11 +71,11 @@ def _message(digest: bytes | None, message: bytes | None) -> bytes:
     return message
 
 
-def _ecdsa(public_key: bytes, signature: bytes, digest: bytes) -> None:
+def _ecdsa(curve: str, public_key: bytes, signature: bytes, digest: bytes) -> None:
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-    if s > SECP256K1.q // 2:
+    if s > group(curve).q // 2:
         raise _invalid()
-    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), public_key)
+    key = ec.EllipticCurvePublicKey.from_encoded_point(_ECDSA[curve], public_key)
     try:
         key.verify(encode_dss_signature(r, s), digest, ec.ECDSA(Prehashed(SHA256())))
     except InvalidSignature as exc:

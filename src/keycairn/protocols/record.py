@@ -17,6 +17,7 @@ FROST_RFC9591, FROST_BIP340 = "frost-rfc9591", "frost-bip340"
 #: names its protocol and never changes it silently.
 SUITES: dict[tuple[str, str], str] = {
     ("ecdsa", "secp256k1"): "dkls23",
+    ("ecdsa", "p256"): "dkls23",
     ("schnorr", "ed25519"): FROST_RFC9591,
     ("schnorr", "secp256k1"): FROST_BIP340,
 }
@@ -34,8 +35,8 @@ def protocol_for(scheme: str, curve: str) -> str:
         raise KeycairnError(
             Code.MALFORMED,
             "this scheme is not available on this curve",
-            next="use --scheme ecdsa --curve secp256k1, --scheme schnorr --curve ed25519, or "
-            "--scheme schnorr --curve secp256k1 --variant bip340",
+            next="use --scheme ecdsa --curve secp256k1 or p256, --scheme schnorr --curve ed25519, "
+            "or --scheme schnorr --curve secp256k1 --variant bip340",
             detail={"scheme": str(scheme)[:32], "curve": str(curve)[:32]},
         ) from None
 

@@ -18,9 +18,16 @@ def sha(text: object) -> bytes:
 class Vault:
     """A t-of-n key at all its holders, and live setups of all pairs of ``signers``."""
 
-    def __init__(self, n: int, t: int, signers: tuple[int, ...], seed: object = 0) -> None:
+    def __init__(
+        self,
+        n: int,
+        t: int,
+        signers: tuple[int, ...],
+        seed: object = 0,
+        curve: str = "secp256k1",
+    ) -> None:
         self.signers = signers
-        self.keys = deal(n=n, t=t, key_id=f"key-{seed}")
+        self.keys = deal(curve, n=n, t=t, key_id=f"key-{seed}")
         self.setups = deal_setups(signers, seed)
         self.record = self.keys[1].record
         self.group = self.record.group

@@ -1,0 +1,78 @@
+"""P-256 keys at whole nodes: made, shown and signed with, beside secp256k1 keys."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from keycairn.client import verify_signature
+from keycairn.curves.addresses import NAMES
+from keycairn.errors import Code
+from keycairn.vault.api import KeyView, Signature
+from vault.nodes import APP, Vault
+
+OPENSSL = {"p256": ec.SECP256R1(), "secp256k1": ec.SECP256K1()}
+
+
+def check(key: KeyView, made: Signature, digest: bytes) -> None:
+    public = ec.EllipticCurvePublicKey.from_encoded_point(OPENSSL[key.curve], key.public_key)
+    assert made.der is not None
+    public.verify(made.der, digest, ec.ECDSA(utils.Prehashed(SHA256())))
+    r, s = utils.decode_dss_signature(made.der)
+    assert made.signature == r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    assert made.recovery_id in range(4)
+    verify_signature("ecdsa", key.curve, key.public_key, made.signature, digest=digest)
+
+
+@pytest.mark.parametrize(("n", "threshold"), [(2, 1), (3, 1), (5, 2)])
+async def test_p256_keys_are_made_and_every_set_of_signers_signs(
+    n: int, threshold: int, tmp_path
+) -> None:
+    async with Vault.of(tmp_path, n, policy="none") as vault:
+        made = await vault.create("ecdsa", curve="p256", threshold=threshold)
+        key: KeyView = made.result[0]
+        assert len({v[0].record_hash for v in made.by_node.values()}) == 1
+        assert (key.scheme, key.curve, key.state) == ("ecdsa", "p256", "active")
+        assert set(key.addresses) == set(NAMES)
+        shown = await vault.services[1].show_key(APP, key.key_id, None)
+        assert set(shown.addresses.values()) == {None}, "no chain that we know takes this curve"
+        sets = list(itertools.combinations(vault.players, threshold + 1))
+        for number, who in enumerate(sets[:4]):
+            digest = bytes([number]) * 32
+            signed = await vault.sign(key, who, digest)
+            assert len({s.signature for s in signed.by_node.values()}) == 1
+            check(key, signed.result, digest)
+
+
+async def test_keys_of_both_curves_live_side_by_side(open_vault: Vault) -> None:
+    digest = b"\7" * 32
+    keys = {}
+    for curve in OPENSSL:
+        keys[curve] = (await open_vault.create("ecdsa", curve=curve, count=3)).result
+    for curve, batch in keys.items():
+        assert {k.curve for k in batch} == {curve}
+        for key in batch:
+            check(key, (await open_vault.sign(key, (1, 3), digest)).result, digest)
+    listed = await open_vault.services[2].list_keys(APP, "", 100)
+    assert sorted(k.curve for k in listed) == ["p256"] * 3 + ["secp256k1"] * 3
+
+
+async def test_a_p256_key_signs_digests_and_is_no_taproot_key(open_vault: Vault) -> None:
+    key = await open_vault.key("ecdsa", curve="p256")
+    for item in ({"message": b"m", "digest": None}, {"digest": b"\1" * 31}):
+        assert (await open_vault.sign(key, (1, 2), **item)).only(Code.MALFORMED)
+    assert (await open_vault.sign(key, (1, 2), b"\1" * 32, taproot=True)).only(Code.MALFORMED)
+    check(key, (await open_vault.sign(key, (1, 2), b"\1" * 32)).result, b"\1" * 32)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "more"),
+    [("schnorr", {"curve": "p256"}), ("ecdsa", {"curve": "p256", "variant": "bip340"})],
+)
+async def test_other_kinds_of_keys_on_p256_are_refused(
+    open_vault: Vault, scheme: str, more: dict[str, str]
+) -> None:
+    assert (await open_vault.create(scheme, **more)).only(Code.MALFORMED)
