@@ -136,9 +136,11 @@ async def test_ready_of_strangers_and_for_unknown_batches(store: Store) -> None:
 
 async def test_t045_a_presignature_is_spent_once(store: Store) -> None:
     await store.begin_incarnation(b"inc-1", 1)
-    await store.spend(spend(1))
-    await refused(Code.PRESIG_SPENT, store.spend(spend(1)))
-    await refused(Code.PRESIG_SPENT, store.spend(replace(spend(1), digest=b"other", base_r=b"x")))
+    await store.spend_all([spend(1)])
+    await refused(Code.PRESIG_SPENT, store.spend_all([spend(1)]))
+    await refused(
+        Code.PRESIG_SPENT, store.spend_all([replace(spend(1), digest=b"other", base_r=b"x")])
+    )
     assert await store.spends() == [spend(1)]
     assert await store.spends("key-a") == [spend(1)]
     assert await store.spends("key-b") == []
@@ -146,18 +148,18 @@ async def test_t045_a_presignature_is_spent_once(store: Store) -> None:
 
 async def test_inv2_a_base_nonce_is_spent_once(store: Store) -> None:
     await store.begin_incarnation(b"inc-1", 1)
-    await store.spend(spend(1, base_r=b"R"))
-    await refused(Code.PRESIG_SPENT, store.spend(spend(2, base_r=b"R")))
+    await store.spend_all([spend(1, base_r=b"R")])
+    await refused(Code.PRESIG_SPENT, store.spend_all([spend(2, base_r=b"R")]))
     # A protocol that names no base nonce is counted by the id alone.
-    await store.spend(spend(3, base_r=b""))
-    await store.spend(spend(4, base_r=b""))
+    await store.spend_all([spend(3, base_r=b"")])
+    await store.spend_all([spend(4, base_r=b"")])
     assert [s.base_r for s in await store.spends()] == [b"R", b"", b""]
 
 
 async def test_t046_64_parallel_spends_of_one_presignature(store: Store) -> None:
     await store.begin_incarnation(b"inc-1", 1)
     results = await asyncio.gather(
-        *[store.spend(spend(1)) for _ in range(64)], return_exceptions=True
+        *[store.spend_all([spend(1)]) for _ in range(64)], return_exceptions=True
     )
     errors = [r for r in results if r is not None]
     assert len(errors) == 63
@@ -165,18 +167,79 @@ async def test_t046_64_parallel_spends_of_one_presignature(store: Store) -> None
 
 
 async def test_t016_an_old_incarnation_may_not_spend(store: Store) -> None:
-    await refused(Code.QUARANTINED, store.spend(spend(1)))
+    await refused(Code.QUARANTINED, store.spend_all([spend(1)]))
     await store.begin_incarnation(b"inc-1", 1)
-    await store.spend(spend(1))
+    await store.spend_all([spend(1)])
     await store.begin_incarnation(b"inc-2", 2)
-    error = await refused(Code.QUARANTINED, store.spend(spend(2)))
+    error = await refused(Code.QUARANTINED, store.spend_all([spend(2)]))
     assert error.next
     assert error.not_lost
-    await refused(Code.QUARANTINED, store.spend(spend(1)))
-    await store.spend(spend(2, incarnation=b"inc-2"))
-    await refused(Code.PRESIG_SPENT, store.spend(spend(1, incarnation=b"inc-2")))
+    await refused(Code.QUARANTINED, store.spend_all([spend(1)]))
+    await store.spend_all([spend(2, incarnation=b"inc-2")])
+    await refused(Code.PRESIG_SPENT, store.spend_all([spend(1, incarnation=b"inc-2")]))
     await refused(Code.CONFLICT, store.begin_incarnation(b"inc-1", 3))
-    await store.spend(spend(3, incarnation=b"inc-2"))
+    await store.spend_all([spend(3, incarnation=b"inc-2")])
+
+
+async def test_r02_all_of_a_request_are_spent_or_none(store: Store) -> None:
+    await store.begin_incarnation(b"inc-1", 1)
+    before = await store.check_audit()
+    await store.spend_all([spend(n) for n in range(1, 101)], ["m/0"])
+    assert await store.check_audit() == before + 1
+    assert len(await store.spends()) == 100
+    mixed = [spend(101), spend(100), spend(102)]
+    await refused(Code.PRESIG_SPENT, store.spend_all(mixed, ["m/1"]))
+    await refused(Code.PRESIG_SPENT, store.spend_all([spend(101), spend(101)]))
+    same_r = [spend(101, base_r=b"R"), spend(102, base_r=b"R")]
+    await refused(Code.PRESIG_SPENT, store.spend_all(same_r))
+    other_key = [spend(101), replace(spend(102), key_id="key-b")]
+    await refused(Code.MALFORMED, store.spend_all(other_key))
+    assert len(await store.spends()) == 100
+    assert await store.paths("key-a") == ["m/0"]
+    await store.spend_all([])
+    await store.spend_all([spend(101), spend(102)])
+
+
+async def test_t046_batches_that_share_a_presignature_in_parallel(store: Store) -> None:
+    await store.begin_incarnation(b"inc-1", 1)
+    results = await asyncio.gather(
+        *[store.spend_all([spend(1000 + n), spend(7)]) for n in range(64)], return_exceptions=True
+    )
+    assert sum(r is None for r in results) == 1
+    assert {e.code for e in results if isinstance(e, KeycairnError)} == {Code.PRESIG_SPENT}
+    assert len(await store.spends()) == 2
+
+
+async def test_r01_stored_presignatures_die_with_their_incarnation(store: Store) -> None:
+    await refused(Code.QUARANTINED, store.put_presignatures(b"inc-1", {b"p1": b"s1"}))
+    await store.begin_incarnation(b"inc-1", 1)
+    sealed = {b"p%d" % n: b"sealed-%d" % n for n in range(600)}
+    await store.put_presignatures(b"inc-1", sealed)
+    assert await store.presignatures([*sealed, b"unknown"]) == sealed
+    await refused(Code.CONFLICT, store.put_presignatures(b"inc-1", {b"p1": b"again"}))
+    await store.drop_presignatures([b"p0", b"unknown"])
+    await store.drop_presignatures([])
+    used = replace(spend(1), presignature_id=b"p1")
+    await store.spend_all([used])
+    assert await store.presignatures([b"p0", b"p1", b"p2"]) == {b"p2": b"sealed-2"}
+    await store.begin_incarnation(b"inc-2", 2)
+    assert await store.presignatures(list(sealed)) == {}
+    await refused(Code.QUARANTINED, store.put_presignatures(b"inc-1", {b"p9": b"s"}))
+
+
+async def test_the_path_ledger_remembers_each_path_once(store: Store) -> None:
+    await add_keys(store, ["key-a", "key-b"])
+    await store.begin_incarnation(b"inc-1", 1)
+    before = await store.state_digest()
+    await store.note_paths("key-a", ["m/7", "m/1"], 5)
+    count = await store.check_audit()
+    await store.note_paths("key-a", ["m/1"], 6)
+    await store.note_paths("key-a", [], 6)
+    assert await store.check_audit() == count
+    await store.spend_all([spend(1), spend(2)], ["m/7", "m/0/5", "m/0/5"])
+    assert await store.paths("key-a") == ["m/0/5", "m/1", "m/7"]  # its time is 1
+    assert await store.paths("key-b") == []
+    assert await store.state_digest() == before
 
 
 # -- requests, bans, ERS keys, documents, bundles
@@ -254,7 +317,7 @@ async def test_every_change_is_audited_and_readings_are_not(store: Store) -> Non
     assert await grew()
     await store.begin_incarnation(b"inc-1", 1)
     assert await grew()
-    await store.spend(spend(1))
+    await store.spend_all([spend(1)])
     assert await grew()
     await store.put_ban(BanRow("b", 2, "r", 1))
     assert await grew()
@@ -270,7 +333,7 @@ async def test_every_change_is_audited_and_readings_are_not(store: Store) -> Non
     await store.keys()
     await store.state_digest()
     with pytest.raises(KeycairnError):
-        await store.spend(spend(1))
+        await store.spend_all([spend(1)])
     await store.delete_document(document(1).sha256)
     assert not await grew()
 
@@ -292,7 +355,7 @@ async def test_state_digest_follows_the_state_and_nothing_else(store: Store) -> 
     await store.put_ers_key(ErsKeyRow("ab" * 32, b"", 3072, 1, None, None, "allowed"))
     assert await changed()
     await store.begin_incarnation(b"inc-1", 1)
-    await store.spend(spend(1))
+    await store.spend_all([spend(1)])
     await store.audit("x", {})
     await store.put_ban(BanRow("b", 2, "r", 1))
     await store.put_request(RequestRow("shop", "r", b"", {}))
@@ -325,9 +388,9 @@ async def test_writes_that_share_a_transaction_fail_alone(store: Store) -> None:
         store.put_request(row),
         store.put_request(row),
         store.audit("floats have no encoding", {"x": 0.5}),
-        store.spend(spend(1)),
-        store.spend(spend(1)),
-        store.spend(spend(2, incarnation=b"old")),
+        store.spend_all([spend(1)]),
+        store.spend_all([spend(1)]),
+        store.spend_all([spend(2, incarnation=b"old")]),
         store.add_ready(b"none", {}),
         store.put_batch(new_batch([]), []),
         store.put_batch(new_batch([]), []),
@@ -370,7 +433,7 @@ async def test_a_closed_store_says_so(store: Store) -> None:
 async def test_a_cancelled_caller_leaves_no_half_write(store: Store) -> None:
     await store.begin_incarnation(b"inc-1", 1)
     for n in range(1, 21):
-        task = asyncio.create_task(store.spend(spend(n)))
+        task = asyncio.create_task(store.spend_all([spend(n)]))
         for _ in range(n):
             await asyncio.sleep(0)
         task.cancel()
@@ -380,6 +443,6 @@ async def test_a_cancelled_caller_leaves_no_half_write(store: Store) -> None:
     await store.check_audit()
     for n in range(1, 21):
         if n in spent:
-            await refused(Code.PRESIG_SPENT, store.spend(spend(n)))
+            await refused(Code.PRESIG_SPENT, store.spend_all([spend(n)]))
         else:
-            await store.spend(spend(n))
+            await store.spend_all([spend(n)])

@@ -28,7 +28,7 @@ async def world(tmp_path: Path) -> World:
     await add_keys(store, NAMES[2:], request_id="r-2")
     await store.begin_incarnation(b"inc-1", 1)
     for n in (1, 2, 3):
-        await store.spend(spend(n))
+        await store.spend_all([spend(n)])
     await store.put_ban(BanRow("b1", 2, "reason", 1))
     await store.put_ers_key(ErsKeyRow("ab" * 32, b"spki", 3072, 1, None, None, "allowed"))
     await store.put_document(
@@ -74,7 +74,7 @@ async def only_key_a_is_blocked(store: SqliteStore) -> None:
     for name in NAMES[1:]:
         assert (await store.key_share(name)).record.key_id == name
     await add_keys(store, ["key-new"], request_id="r-new")
-    await store.spend(spend(77))
+    await store.spend_all([spend(77)])
     await store.check_audit()
 
 
@@ -260,7 +260,7 @@ async def test_the_file_never_shows_what_a_row_adds_to_its_table(world: World) -
     totals = []
     for n in (11, 12, 13):
         store = await world.open()
-        await store.spend(spend(n))
+        await store.spend_all([spend(n)])
         await store.close()
         totals.append(int.from_bytes(ask(world, query)[0][0], "big"))
     macs = {int.from_bytes(m, "big") for (m,) in ask(world, "SELECT mac FROM row_index")}
@@ -283,9 +283,9 @@ async def test_a_removed_spend_can_not_be_spent_again(world: World) -> None:
     assert len(await store.damaged()) == 3
     await broken(store.spends())
     with pytest.raises(KeycairnError) as caught:
-        await store.spend(spend(2))
+        await store.spend_all([spend(2)])
     assert caught.value.code is Code.PRESIG_SPENT
-    await store.spend(spend(4))
+    await store.spend_all([spend(4)])
     await store.close()
 
 
@@ -295,9 +295,31 @@ async def test_a_removed_incarnation_does_not_revive_the_one_before(world: World
     await store.close()
     sql(world, "DELETE FROM incarnations WHERE incarnation = X'696E632D32'")
     store = await opened(world, ("incarnations", "2", "missing"))
-    await broken(store.spend(spend(9)))
+    with pytest.raises(KeycairnError) as caught:
+        await store.spend_all([spend(9)])
+    assert caught.value.code is Code.QUARANTINED
     await store.begin_incarnation(b"inc-3", 3)
-    await store.spend(spend(9, incarnation=b"inc-3"))
+    await store.spend_all([spend(9, incarnation=b"inc-3")])
+    await store.close()
+
+
+async def test_a_damaged_path_stops_no_signature_and_no_other_key(world: World) -> None:
+    store = await world.open()
+    await store.note_paths("key-a", ["m/1", "m/2"], 1)
+    await store.note_paths("key-b", ["m/1"], 1)
+    await store.close()
+    sql(
+        world,
+        "DELETE FROM paths WHERE key_id = 'key-a' AND path = 'm/1'",
+        "INSERT INTO paths VALUES ('key-b', 'm/666', 1, 1)",
+    )
+    store = await opened(
+        world, ("paths", "key-a m/1", "missing"), ("paths", "key-b m/666", "added")
+    )
+    await broken(store.paths("key-a"))
+    assert await store.paths("key-b") == ["m/1"]
+    await store.spend_all([spend(50)], ["m/1", "m/3"])
+    await store.note_paths("key-a", ["m/1"], 9)
     await store.close()
 
 
@@ -434,7 +456,7 @@ async def judge(world: World, expected: dict[str, int]) -> str:
                 verdict = "blocked"
         for n in (1, 2, 3):
             with pytest.raises(KeycairnError) as caught:
-                await store.spend(spend(n))
+                await store.spend_all([spend(n)])
             assert caught.value.code in (Code.PRESIG_SPENT, Code.STORE_INTEGRITY)
         try:
             assert [b.reason for b in await store.bans()] == ["reason"]

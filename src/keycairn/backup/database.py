@@ -22,6 +22,7 @@ from keycairn.backup.manifest import Manifest
 from keycairn.errors import Code, KeycairnError
 from keycairn.protocols.keygen import ready_statement
 from keycairn.store import codec, schema
+from keycairn.store.core import other_version
 from keycairn.vault.policy import Answer
 from keycairn.vault.ports import Batch, DocumentRow, Store
 
@@ -114,16 +115,12 @@ def _check_shape(db: sqlite3.Connection) -> None:
     names = {row["name"] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
     row = db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
     version = int(row["value"]) if row else 0
-    if version > schema.SCHEMA_VERSION:
-        raise KeycairnError(
-            Code.POLICY,
-            f"the database in the bundle has schema {version}, this keycairn knows "
-            f"{schema.SCHEMA_VERSION}",
-            not_lost="Nothing was written.",
-            next="use the keycairn version that made the bundle, or a newer one",
-        )
+    if version != schema.SCHEMA_VERSION and version > 0:
+        raise other_version("the database in the bundle", version)
     if names != set(schema.metadata.tables):
         raise _unsound("it holds other tables than this version writes")
+    if db.execute("SELECT count(*) FROM presignatures").fetchone()[0]:
+        raise _unsound("it holds presignatures, which no copy of a store may hold")
 
 
 def _check_keys(db: sqlite3.Connection, manifest: Manifest, report: DatabaseReport) -> None:

@@ -10,6 +10,9 @@ whole fails, each of its writes is run again alone, so that nobody suffers from 
 
 A write that was queued is carried through even if its caller is cancelled: an interrupted request
 must not leave a half-known spend.
+
+The store remembers the spend counter that it left in the database (:mod:`integrity`). After a
+commit that failed it may be the one before or the one after: both are remembered.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock
 from keycairn.store import scan, schema
-from keycairn.store.integrity import AUDIT, Macs, empty
+from keycairn.store.integrity import AUDIT, SPENT, Digest, Macs, empty
 from keycairn.store.transaction import Connection, Reader, Transaction, damaged_error
 from keycairn.vault.ports import DamagedRow
 from keycairn.vault.sealing import Sealer
@@ -57,6 +60,9 @@ class SqlCore(ABC):
         self._flusher: asyncio.Task[None] | None = None
         self._closed = False
         self._damaged: dict[tuple[str, str], DamagedRow] = {}
+        #: Spend counters that may stand in the database; empty: none was read or written yet.
+        self._counters: set[Digest] = set()
+        self._attempted: Digest | None = None
 
     # -- what an adapter supplies --------------------------------------------------------------
 
@@ -95,10 +101,15 @@ class SqlCore(ABC):
     async def _commit(self, group: Sequence[tuple[Work[Any], asyncio.Future[Any]]]) -> None:
         works = [work for work, _ in group]
         outcomes: list[Any]
+        self._attempted = None
         try:
             outcomes = await self._in_transaction(partial(self._run_group, works))
+            if self._attempted is not None:
+                self._counters = {self._attempted}
         # Whatever it is, the callers wait for an answer.
         except Exception as exc:
+            if self._attempted is not None and self._counters:
+                self._counters.add(self._attempted)
             if len(group) > 1:
                 for one in group:
                     await self._commit([one])
@@ -120,6 +131,8 @@ class SqlCore(ABC):
         else:
             outcomes = [await self._run_one(tx, work) for work in works]
         await tx.finish()
+        if tx.spent != tx.spent_before:
+            self._attempted = tx.spent
         return outcomes
 
     @staticmethod
@@ -183,7 +196,7 @@ class SqlCore(ABC):
             await conn.execute(
                 insert(schema.meta).values(name="schema", value=str(schema.SCHEMA_VERSION).encode())
             )
-            blank = {name: empty(name) for name in (*schema.PROTECTED, AUDIT)}
+            blank = {name: empty(name) for name in (*schema.PROTECTED, AUDIT, SPENT)}
             await conn.execute(
                 insert(schema.digests),
                 [
@@ -206,14 +219,8 @@ class SqlCore(ABC):
         found = await self._schema_version()
         if found == str(schema.SCHEMA_VERSION).encode():
             return
-        if found is not None and found.isdigit() and int(found) > schema.SCHEMA_VERSION:
-            raise KeycairnError(
-                Code.POLICY,
-                f"the database has schema version {int(found)}, this program knows up to "
-                f"{schema.SCHEMA_VERSION}: it was written by a newer keycairn",
-                not_lost="Nothing was changed.",
-                next="install the newer keycairn, or restore a bundle that this version made",
-            )
+        if found is not None and found.isdigit() and int(found) > 0:
+            raise other_version("the database", int(found))
         raise KeycairnError(
             Code.STORE_INTEGRITY,
             "the database holds no complete store",
@@ -245,6 +252,21 @@ class SqlCore(ABC):
         for row in self._damaged.values():
             if row.table == table:
                 raise damaged_error(row.table, row.row, row.why)
+
+
+def other_version(what: str, found: int) -> KeycairnError:
+    """The error for a database of another schema version than this program's."""
+    newer = found > schema.SCHEMA_VERSION
+    return KeycairnError(
+        Code.POLICY,
+        f"{what} has schema version {found}, this program knows {schema.SCHEMA_VERSION}: "
+        f"it was written by {'a newer' if newer else 'an older'} keycairn",
+        not_lost="Nothing was changed.",
+        next="install the newer keycairn, or restore a bundle that this version made"
+        if newer
+        else "run the keycairn version that wrote it; this one does not convert older databases",
+        detail={"found": found, "known": schema.SCHEMA_VERSION},
+    )
 
 
 async def _scalar(reader: Reader, query: Any) -> Any:

@@ -13,6 +13,11 @@ All keys come from the node's data key, so whoever edits the file can't repair w
   and (n, newest link) stands in the digest row "audit", so that cutting the end off shows. That
   row's MAC is over all tables' digests too: no table can be put back without the others.
 
+* **Spend counter**: the digest row "spent" holds how many presignatures the newest incarnation has
+  spent, and that incarnation's hash in place of a total. It advances with every spend, in the same
+  transaction, and each spend is conditional on the value that this process left there: a database
+  that is put back under a running node, or that somebody else writes, can't be spent from.
+
 At open both sums are made, over the rows and over the index. If the index gives the digest, each
 row that does not fit its entry is edited, missing or added, and only that row is blocked. If the
 rows give the digest, the rows are sound and the index is what was damaged. If neither does, rows
@@ -29,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keycairn.encoding import encode, tag
+from keycairn.encoding import digest, encode, tag
 from keycairn.vault.sealing import Sealer
 
 _ROW = tag("store/row")
@@ -38,10 +43,13 @@ _LINK = tag("store/audit-link")
 _WEIGHT = tag("store/weight")
 _MASK = tag("store/mask")
 _HEAD = tag("store/head")
+_INCARNATION = tag("store/incarnation")
 _MODULUS = 1 << 256
 
 #: Name of the digest that holds the audit head.
 AUDIT = "audit"
+#: Name of the digest that holds the spend counter of the newest incarnation.
+SPENT = "spent"
 #: Link before the first audit record.
 GENESIS = bytes(32)
 
@@ -69,6 +77,11 @@ class Digest:
 def empty(name: str) -> Digest:
     """Digest of a table without rows."""
     return Digest(name, 0, bytes(32))
+
+
+def spent(incarnation: bytes, count: int = 0) -> Digest:
+    """The spend counter of an incarnation."""
+    return Digest(SPENT, count, digest(_INCARNATION, incarnation))
 
 
 class Macs:

@@ -10,7 +10,9 @@ Three kinds of tables:
   its table's digest (:mod:`keycairn.store.integrity`);
 * the integrity tables themselves: ``row_index``, ``digests``, ``audit``;
 * ``document_keys``: a look-up aid that is never trusted (what it finds is checked against the
-  protected document row), and ``meta``: schema version, keyring.
+  protected document row), and ``meta``: schema version, keyring;
+* ``presignatures``: secrets under a key that only the running process has. They come and go with
+  every signature, their seal is their check, and no copy of the store has them.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from sqlalchemy import (
 from keycairn.encoding import digest, tag
 
 #: Raised by one with every change of the tables below, together with a migration.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _REQUEST = tag("store/request-row")
 
@@ -96,6 +98,23 @@ spends = Table(
     Column("base_r", LargeBinary(128), nullable=True, unique=True),
     Column("digest", LargeBinary(64), nullable=False),
     Column("at_us", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+presignatures = Table(
+    "presignatures",
+    metadata,
+    Column("presignature_id", LargeBinary(64), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),  # keycairn.vault.shelf
+)
+
+#: Which paths of a key were ever used for an address or a signature.
+paths = Table(
+    "paths",
+    metadata,
+    Column("key_id", String(128), primary_key=True),
+    Column("path", String(100), primary_key=True),
+    Column("first_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
 
@@ -185,7 +204,18 @@ bundles = Table(
 #: Tables whose rows are indexed and digested, by name.
 PROTECTED: dict[str, Table] = {
     t.name: t
-    for t in (incarnations, spends, batches, keys, requests, bans, ers_keys, documents, bundles)
+    for t in (
+        incarnations,
+        spends,
+        paths,
+        batches,
+        keys,
+        requests,
+        bans,
+        ers_keys,
+        documents,
+        bundles,
+    )
 }
 
 
@@ -193,6 +223,13 @@ def row_key(table: Table, row: Mapping[str, Any]) -> str:
     """Name of a row in ``row_index``: its primary key, as text of at most 255 characters."""
     if table is requests:
         return digest(_REQUEST, row["application"], row["request_id"]).hex()
+    if table is paths:
+        return path_key(row["key_id"], row["path"])
     (column,) = table.primary_key.columns
     value = row[column.name]
     return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def path_key(key_id: str, path: str) -> str:
+    """Name of a ledger row: unlike a hash it still tells, when the row is gone, whose it was."""
+    return f"{key_id} {path}"

@@ -14,8 +14,9 @@ from sqlalchemy import delete, insert, select
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.store import codec, scan, schema
+from keycairn.store.integrity import spent
 from keycairn.store.keys import SqlKeys
-from keycairn.store.transaction import Checked, Reader, Transaction
+from keycairn.store.transaction import Checked, Reader, Transaction, chunks, damaged_error, mappings
 from keycairn.vault.ports import (
     BanRow,
     BundleRow,
@@ -30,43 +31,73 @@ from keycairn.vault.ports import (
 class SqlStore(SqlKeys):
     """Implements :class:`keycairn.vault.ports.Store` over SQLAlchemy Core."""
 
+    #: Number of the incarnation that this store began, 0 for none.
+    _begun = 0
+    #: The database was found put back: nothing is spent from it any more.
+    _rolled_back = False
+    #: Rows of ``presignatures`` may exist: this process wrote some.
+    _holds_presignatures = False
+
     # -- incarnations and spends ---------------------------------------------------------------
 
     async def begin_incarnation(self, incarnation: bytes, at_us: int) -> None:
-        async def work(tx: Transaction) -> None:
-            row = {
-                "seq": tx.count(schema.incarnations) + 1,
-                "incarnation": incarnation,
-                "at_us": at_us,
-            }
+        async def work(tx: Transaction) -> int:
+            seq = tx.count(schema.incarnations) + 1
+            row = {"seq": seq, "incarnation": incarnation, "at_us": at_us}
             await tx.insert(schema.incarnations, [row])
+            await tx.conn.execute(delete(schema.presignatures))
+            tx.begin_spends(incarnation)
             tx.audit("incarnation.begin", incarnation=incarnation)
+            return seq
 
-        await self._write(work)
+        self._begun = await self._write(work)
+        self._rolled_back = False
 
-    async def spend(self, row: SpendRow) -> None:
+    def _require_newest(self, tx: Transaction, incarnation: bytes) -> None:
+        """Refuse unless the database is as this process left it, for the newest incarnation."""
+        known = self._counters
+        if self._rolled_back or (known and tx.spent_before not in known):
+            if tx.count(schema.incarnations) > self._begun > 0:
+                raise _superseded()
+            self._rolled_back = True
+            raise KeycairnError(
+                Code.STORE_ROLLBACK,
+                "the database is not as this process left it: it was put back to an older state, "
+                "or something else wrote it",
+                not_lost="Key shares are unchanged; nothing was signed by this request. The node "
+                "signs nothing more until it is started again.",
+                next="find out who touched the database, then restart the node",
+            )
+        if tx.spent.total != spent(incarnation).total:
+            raise _superseded()
+        if not known:
+            # A store that began no incarnation itself takes over what it finds.
+            self._counters = {tx.spent_before}
+
+    async def spend_all(self, rows: Sequence[SpendRow], paths: Sequence[str] = ()) -> None:
+        if not rows:
+            return
+        values = [codec.spend_to_row(row) for row in rows]
+        first = rows[0]
+        if any((r.incarnation, r.key_id) != (first.incarnation, first.key_id) for r in rows):
+            raise KeycairnError(Code.MALFORMED, "one transaction spends for one key and process")
+        ids = [row.presignature_id for row in rows]
+        table = schema.presignatures
+
         async def work(tx: Transaction) -> None:
-            seq = tx.count(schema.incarnations)
-            newest = await tx.get(schema.incarnations, seq=seq) if seq else None
-            if newest is None or newest.require()["incarnation"] != row.incarnation:
-                raise KeycairnError(
-                    Code.QUARANTINED,
-                    "this process is not the newest incarnation of the node: it may not sign",
-                    not_lost="Key shares are unchanged; the presignature was not used here.",
-                    next="stop this process; the node that started last goes on",
-                )
-            values = codec.spend_to_row(row)
-            if await tx.get(schema.spends, presignature_id=row.presignature_id):
-                raise _spent()
-            same_r = schema.spends.c.base_r == values["base_r"]
-            if values["base_r"] and await tx.find(schema.spends, same_r):
-                raise _spent()
-            await tx.insert(schema.spends, [values])
+            self._require_newest(tx, first.incarnation)
+            if self._holds_presignatures:
+                await tx.conn.execute(delete(table).where(table.c.presignature_id.in_(ids)))
+            # Ids, base nonces and their index entries are unique: whoever was there first, even
+            # if somebody removed the row since, makes this fail.
+            await tx.insert(schema.spends, values)
+            tx.count_spends(len(rows))
+            await self._note(tx, first.key_id, paths, first.at_us)
             tx.audit(
                 "presignature.spend",
-                presignature=row.presignature_id,
-                key=row.key_id,
-                digest=row.digest,
+                key=first.key_id,
+                presignatures=ids,
+                digests=[row.digest for row in rows],
             )
 
         try:
@@ -80,6 +111,78 @@ class SqlStore(SqlKeys):
         found = await self._read(lambda r: r.find(schema.spends, *where, order=order))
         self._refuse_missing("spends")
         return [codec.spend_from_row(c.require()) for c in found]
+
+    # -- presignatures of this incarnation ------------------------------------------------------
+
+    async def put_presignatures(self, incarnation: bytes, sealed: Mapping[bytes, bytes]) -> None:
+        rows = [{"presignature_id": i, "sealed": data} for i, data in sealed.items()]
+        if not rows:
+            return
+
+        async def work(tx: Transaction) -> None:
+            self._require_newest(tx, incarnation)
+            await tx.conn.execute(insert(schema.presignatures), rows)
+            tx.audit("presignature.put", presignatures=list(sealed))
+
+        self._holds_presignatures = True
+        await self._write(work)
+
+    async def presignatures(self, ids: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        table = schema.presignatures
+
+        async def work(reader: Reader) -> dict[bytes, bytes]:
+            found: dict[bytes, bytes] = {}
+            for part in chunks(ids):
+                query = select(table).where(table.c.presignature_id.in_(part))
+                rows = await mappings(reader.conn, query)
+                found.update({row["presignature_id"]: row["sealed"] for row in rows})
+            return found
+
+        return await self._read(work)
+
+    async def drop_presignatures(self, ids: Sequence[bytes]) -> None:
+        table = schema.presignatures
+        if not ids:
+            return
+
+        async def work(tx: Transaction) -> None:
+            for part in chunks(ids):
+                await tx.conn.execute(delete(table).where(table.c.presignature_id.in_(part)))
+            tx.audit("presignature.drop", presignatures=list(ids))
+
+        await self._write(work)
+
+    # -- the path ledger -------------------------------------------------------------------------
+
+    async def note_paths(self, key_id: str, paths: Sequence[str], at_us: int) -> None:
+        async def work(tx: Transaction) -> None:
+            if await self._note(tx, key_id, paths, at_us):
+                tx.audit("paths.note", key=key_id, paths=list(paths))
+
+        await self._write(work)
+
+    @staticmethod
+    async def _note(tx: Transaction, key_id: str, paths: Sequence[str], at_us: int) -> bool:
+        names = {schema.path_key(key_id, path): path for path in paths}
+        if not names:
+            return False
+        # By the index: a row that somebody removed must not make a signature fail.
+        known = await tx.index(schema.paths, list(names))
+        new = [path for name, path in names.items() if name not in known]
+        await tx.insert(
+            schema.paths, [{"key_id": key_id, "path": path, "first_us": at_us} for path in new]
+        )
+        return bool(new)
+
+    async def paths(self, key_id: str) -> Sequence[str]:
+        table = schema.paths
+        for damaged in self._damaged.values():
+            mine = damaged.row.startswith(f"{key_id} ")
+            if damaged.table == table.name and mine and damaged.why != "added":
+                raise damaged_error(damaged.table, damaged.row, damaged.why)
+        order = [table.c.first_us, table.c.path]
+        found = await self._read(lambda r: r.find(table, table.c.key_id == key_id, order=order))
+        return [c.require()["path"] for c in found if c.why != "added"]
 
     # -- idempotent results and bans -----------------------------------------------------------
 
@@ -226,6 +329,15 @@ class SqlStore(SqlKeys):
     async def state_digest(self) -> bytes:
         async with self._lock:
             return await self._read(scan.state_digest)
+
+
+def _superseded() -> KeycairnError:
+    return KeycairnError(
+        Code.QUARANTINED,
+        "this process is not the newest incarnation of the node: it may not sign",
+        not_lost="Key shares are unchanged; the presignature was not used here.",
+        next="stop this process; the node that started last goes on",
+    )
 
 
 def _spent() -> KeycairnError:

@@ -61,6 +61,7 @@ _PRAGMAS = (
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
     "PRAGMA trusted_schema=OFF",
+    "PRAGMA secure_delete=ON",  # of a presignature nothing is left in free pages, or in a copy's
     "PRAGMA cell_size_check=ON",
     f"PRAGMA busy_timeout={_BUSY_MS}",
 )
@@ -281,7 +282,7 @@ class SqliteStore(SqlStore):
 
     async def snapshot(self, target: Path) -> None:
         """Copy the database to the new file ``target``: consistent, sealed as it is, mode 0600,
-        flushed. On failure there is no file.
+        flushed, without the presignatures. On failure there is no file.
 
         Raises:
             KeycairnError: E_CONFLICT (``target`` exists), E_UNAVAILABLE.
@@ -325,6 +326,10 @@ def _backup(path: Path, target: Path) -> None:
             contextlib.closing(sqlite3.connect(_uri(target, "rw"), uri=True)) as copy,
         ):
             source.backup(copy)
+            copy.execute("PRAGMA secure_delete=ON")
+            copy.execute("DELETE FROM presignatures")
+            copy.commit()
+        target.with_name(target.name + "-journal").unlink(missing_ok=True)
         fsync_path(target)
         fsync_path(target.parent)
     except _ERRORS as exc:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from keycairn.errors import Code, KeycairnError
 from keycairn.store import schema
 from keycairn.store.codec import pack
-from keycairn.store.integrity import AUDIT, Digest, Macs
+from keycairn.store.integrity import AUDIT, SPENT, Digest, Macs, spent
 
 Values = dict[str, Any]
 T = TypeVar("T")
@@ -184,7 +184,7 @@ class Reader:
             out = self.macs.loaded({r["name"]: (r["count"], r["total"], r["mac"]) for r in rows})
         except (TypeError, ValueError):
             out = None
-        if out is None or set(out) != {*schema.PROTECTED, AUDIT}:
+        if out is None or set(out) != {*schema.PROTECTED, AUDIT, SPENT}:
             raise KeycairnError(
                 Code.STORE_INTEGRITY,
                 "the store's digests don't belong to this data key, vault and node, or were edited",
@@ -240,6 +240,25 @@ class Transaction(Reader):
                     for name in changed
                 ],
             )
+
+    @property
+    def spent_before(self) -> Digest:
+        """The spend counter that this transaction found."""
+        return self._before[SPENT]
+
+    @property
+    def spent(self) -> Digest:
+        """The spend counter that this transaction will leave."""
+        return self._digests[SPENT]
+
+    def begin_spends(self, incarnation: bytes) -> None:
+        """From here on only ``incarnation`` spends."""
+        self._digests[SPENT] = spent(incarnation)
+
+    def count_spends(self, more: int) -> None:
+        """Advance the spend counter."""
+        d = self._digests[SPENT]
+        self._digests[SPENT] = Digest(SPENT, d.count + more, d.total)
 
     def count(self, table: Table) -> int:
         """Number of rows, by the digest."""

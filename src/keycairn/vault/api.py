@@ -228,6 +228,9 @@ class VaultParameters:
     operations: frozenset[str] = frozenset()  # "ecdsa.create", "ecdsa.sign", "schnorr.create", …
     policy: str = "ers or node_backup"
     gate: tuple[str, ...] = ("address", "sign")
+    presignature_storage: str = "memory"  # | "database": rows under a key that only RAM has
+    presignature_target: int = 32  # for each key and signer set in use; 0: none are kept
+    presignature_low_water: int = 8  # below it they are made even while requests run
     ers_allowed: tuple[str, ...] = ()  # SPKI SHA-256, or base64 SPKI, from the configuration
     test_profile: bool = False
 

@@ -212,13 +212,38 @@ class Store(Protocol):
         """Record a process start; everything of earlier incarnations is dead from here on."""
         ...
 
-    async def spend(self, row: SpendRow) -> None:
-        """Delete-and-count in one durable transaction, conditional on ``row.incarnation`` being
-        the newest one. E_PRESIG_SPENT if the id was spent before; E_QUARANTINED if a newer
-        incarnation is recorded."""
+    async def spend_all(self, rows: Sequence[SpendRow], paths: Sequence[str] = ()) -> None:
+        """Spend presignatures of one key, all or none, in one durable transaction (R-02): their
+        stored rows are deleted, the incarnation's counter advances, ``paths`` join the key's
+        ledger. Conditional on the counter that this process left.
+
+        E_PRESIG_SPENT if an id or a base nonce was spent before; E_QUARANTINED if a newer
+        incarnation is recorded; E_STORE_ROLLBACK, from then on for every spend, if the counter
+        is another. After E_UNAVAILABLE they count as spent."""
         ...
 
     async def spends(self, key_id: str | None = None) -> Sequence[SpendRow]: ...
+
+    # -- presignatures under the incarnation's own key (storage "database")
+    async def put_presignatures(self, incarnation: bytes, sealed: Mapping[bytes, bytes]) -> None:
+        """Keep sealed presignatures by id. They are gone with the next incarnation, and no copy
+        of the store holds them. Errors as :meth:`spend_all`; E_CONFLICT for a known id."""
+        ...
+
+    async def presignatures(self, ids: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        """Those that are there."""
+        ...
+
+    async def drop_presignatures(self, ids: Sequence[bytes]) -> None: ...
+
+    # -- the path ledger
+    async def note_paths(self, key_id: str, paths: Sequence[str], at_us: int) -> None:
+        """Remember that an address or a signature was given for these paths."""
+        ...
+
+    async def paths(self, key_id: str) -> Sequence[str]:
+        """Every path noted, oldest first. E_STORE_INTEGRITY if one of this key is damaged."""
+        ...
 
     # -- keys
     async def put_batch(self, batch: Batch, keys: Sequence[NewKey]) -> None:

@@ -10,7 +10,6 @@ from keycairn.encoding import tag
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock
 from keycairn.protocols import dkls23, frost
-from keycairn.protocols.dkls23 import session as dkls23_session
 from keycairn.protocols.durable import Ban, Spend
 from keycairn.protocols.record import FROST_BIP340, KeyRecord, KeyShare
 from keycairn.protocols.session import SMALL_ROUNDS, SessionSpec
@@ -34,22 +33,26 @@ class SigningJournal:
         self._incarnation = incarnation
 
     async def commit(self, what: str, record: Any) -> None:
-        if isinstance(record, Spend):
-            await self._store.spend(
-                SpendRow(
-                    record.presignature_id,
-                    self._incarnation,
-                    record.key_id,
-                    record.base_r,
-                    record.digest,
-                    self._clock.now_us(),
-                )
-            )
+        if isinstance(record, tuple):
+            for spend in record:
+                await self._spend(spend)
         elif isinstance(record, Ban):
             # A ban must reach the disk even if the client has gone and this session is cancelled.
             await asyncio.shield(self._sessions.ban(record.peers, record.reason))
         else:
             raise ValueError(f"signing has no durable step {what}")
+
+    async def _spend(self, spend: Spend) -> None:
+        await self._store.spend(
+            SpendRow(
+                spend.presignature_id,
+                self._incarnation,
+                spend.key_id,
+                spend.base_r,
+                spend.digest,
+                self._clock.now_us(),
+            )
+        )
 
 
 class Signing:
@@ -158,26 +161,21 @@ class Signing:
     async def _frost(self, request: Sign, key: KeyShare) -> Signature:
         message = request.items[0].message or b""
         record = key.record
-        asked = (request.names.request_id, record.key_id, record.hash, message)
-        name, params = (
-            (frost.BIP340_NAME, frost.Bip340SignParams(*asked, request.taproot))
-            if record.protocol == FROST_BIP340
-            else (frost.NAME, frost.SignParams(*asked))
-        )
+        item = frost.Item(frost.message_hash(message), "m", request.taproot)
+        params = frost.SignParams(request.names.request_id, record.key_id, record.hash, (item,))
         merkle_root = b"" if request.taproot else None  # BIP-86: an output without a script tree
         spec = SessionSpec(
             request.names.session_id,
-            name,
+            frost.NAME,
             frost.VERSION,
             self._params.vault_id,
             request.names.players,
             params,
             largest=SMALL_ROUNDS,
         )
-        made = await self._sessions.run(
-            spec,
-            lambda party: frost.sign(party, key, message, merkle_root=merkle_root),
-            self._journal,
+        asked = [frost.Request(message, 0, merkle_root)]
+        (made,) = await self._sessions.run(
+            spec, lambda party: frost.sign_full(party, key, asked), self._journal
         )
         return Signature(
             signature=made.signature,
@@ -198,24 +196,28 @@ class Signing:
         setups = await self._setups.ensure(peers, self._params.session_seconds)
         spec = SessionSpec(
             request.names.session_id,
-            dkls23_session.NAME,
-            dkls23_session.VERSION,
+            dkls23.NAME,
+            dkls23.VERSION,
             self._params.vault_id,
             players,
-            dkls23_session.SignParams(
-                request.names.request_id, record.key_id, record.hash, digest, bytes(32)
+            dkls23.SignParams(
+                request.names.request_id,
+                record.key_id,
+                record.hash,
+                (dkls23.Item(digest, "m"),),
             ),
             {p: s.setup_id for p, s in setups.items()},
             largest=SMALL_ROUNDS,
         )
-        made = await self._sessions.run(
-            spec, lambda party: dkls23.sign_full(party, key, setups, digest), self._journal
+        asked = [dkls23.Request(digest)]
+        (made,) = await self._sessions.run(
+            spec, lambda party: dkls23.sign_full(party, key, setups, asked), self._journal
         )
         return Signature(
             signature=made.compact(),
             der=made.der(),
             recovery_id=made.recovery_id,
-            public_key=record.public_key,
+            public_key=made.public_key,
             nodes=players,
             base_r=made.base_r,
             presignature_id=made.presignature_id,
