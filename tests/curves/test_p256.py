@@ -6,8 +6,11 @@ figures``.
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +36,7 @@ from hypothesis import strategies as st
 from keycairn.curves import ED25519, P256, SECP256K1, group, p256, p256_libcrypto
 from keycairn.curves.addresses import addresses
 from keycairn.curves.group import Point
-from keycairn.curves.p256 import use_accelerator
+from keycairn.curves.p256 import SWITCH, accelerated, use_accelerator
 from keycairn.curves.p256_libcrypto import Libcrypto, LibcryptoError, load, self_test
 from keycairn.curves.pem import public_key_pem
 from keycairn.curves.pok import check_knowledge, prove_knowledge
@@ -456,14 +459,18 @@ def test_pem_names_the_right_curve_and_no_chain_has_an_address() -> None:
 # -- the accelerator
 
 
-class Tampered:
-    """A libcrypto whose results go through ``change``."""
+#: (point, scalar, right result) to the result that a faulty library gives.
+Change = Callable[[bytes | None, bytes, bytes | None], bytes | None]
 
-    def __init__(self, change: Callable[[bytes, bytes, bytes | None], bytes | None]) -> None:
+
+class Tampered:
+    """A libcrypto whose results go through ``change``. A point of None is the generator."""
+
+    def __init__(self, change: Change) -> None:
         self.change = change
         self.real = fast()
 
-    def mul(self, point: bytes, scalar: bytes) -> bytes | None:
+    def mul(self, point: bytes | None, scalar: bytes) -> bytes | None:
         return self.change(point, scalar, self.real.mul(point, scalar))
 
     def errors_left(self) -> bool:
@@ -496,7 +503,7 @@ def _negate(raw: bytes | None) -> bytes | None:
     return raw and raw[:33] + raw32(P - int.from_bytes(raw[33:], "big"))
 
 
-FAULTS: dict[str, Callable[[bytes, bytes, bytes | None], bytes | None]] = {
+FAULTS: dict[str, Change] = {
     "always the identity": lambda p, k, r: None,
     "always G": lambda p, k, r: G65,
     "returns its input": lambda p, k, r: p,
@@ -506,20 +513,23 @@ FAULTS: dict[str, Callable[[bytes, bytes, bytes | None], bytes | None]] = {
     "q - 1 is wrong": lambda p, k, r: p if int.from_bytes(k, "big") == Q - 1 else r,
     "ignores the point": lambda p, k, r: fast().mul(G65, k),
     "wrong for points other than G": lambda p, k, r: r if p == G65 else _negate(r),
+    "wrong y for the generator only": lambda p, k, r: r if p else _negate(r),
+    "the generator's identity is G": lambda p, k, r: r or (None if p else G65),
+    "q - 1 is wrong for the generator": lambda p, k, r: (
+        G65 if p is None and int.from_bytes(k, "big") == Q - 1 else r
+    ),
     "compressed": lambda p, k, r: r and bytes([2 | r[-1] & 1]) + r[1:33],
 }
 
 
 @pytest.mark.parametrize("change", FAULTS.values(), ids=FAULTS)
-def test_self_test_fails_for_a_faulty_library(
-    change: Callable[[bytes, bytes, bytes | None], bytes | None],
-) -> None:
+def test_self_test_fails_for_a_faulty_library(change: Change) -> None:
     assert not self_test(Tampered(change), reference, SeededRng(1))  # type: ignore[arg-type]
 
 
 def test_self_test_fails_if_wrong_points_pass_or_errors_are_left() -> None:
     class Lenient(Tampered):
-        def mul(self, point: bytes, scalar: bytes) -> bytes | None:
+        def mul(self, point: bytes | None, scalar: bytes) -> bytes | None:
             try:
                 return super().mul(point, scalar)
             except LibcryptoError:
@@ -529,7 +539,7 @@ def test_self_test_fails_if_wrong_points_pass_or_errors_are_left() -> None:
         def errors_left(self) -> bool:
             return True
 
-    def same(_p: bytes, _k: bytes, result: bytes | None) -> bytes | None:
+    def same(_p: bytes | None, _k: bytes, result: bytes | None) -> bytes | None:
         return result
 
     for cls in (Lenient, Untidy):
@@ -581,12 +591,28 @@ def test_a_library_that_fails_the_self_test_is_not_used(monkeypatch: pytest.Monk
 
 def test_a_failing_call_falls_back_to_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing:
-        def mul(self, point: bytes, scalar: bytes) -> bytes | None:
+        def mul(self, point: bytes | None, scalar: bytes) -> bytes | None:
             raise LibcryptoError("no memory")
 
     monkeypatch.setattr(P256, "_fast", Failing())
-    assert P256.accelerated
+    assert accelerated()
     assert P256.mul_secret(P256.base_mul(6), 7) == P256.base_mul(42)
+
+
+@pytest.mark.parametrize("value", ["off", "0", "no", "wheel"])
+def test_the_environment_keeps_libcrypto_out(value: str) -> None:
+    """In a process of its own: the choice is made when the module is imported."""
+    code = (
+        "from keycairn.curves.p256 import accelerated, use_accelerator\n"
+        "import sys\n"
+        "assert not accelerated() and not use_accelerator(True)\n"
+    )
+    environment = {**os.environ, SWITCH: value}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    usual = code.replace("not accelerated() and not", "accelerated() is")
+    for same in ("", "on"):
+        result = subprocess.run([sys.executable, "-c", usual], env={**environment, SWITCH: same})
+        assert (result.returncode == 0) is (p256._TRUSTED is not None)
 
 
 @pytest.mark.usefixtures("route")
@@ -646,15 +672,15 @@ def test_figures(capsys: pytest.CaptureFixture[str]) -> None:
         return statistics.median(rounds)
 
     figures = {
-        "k·G": measure(lambda i: P256.base_mul(ks[i])),
         "decode": measure(lambda i: P256.decode_point(raws[i])),
         "P + Q": measure(lambda i: P256.add([points[i], points[i - 1]])),
         "5·P": measure(lambda i: P256.mul_public(points[i], 5)),
     }
     for on in (False, True):
         if use_accelerator(on) is on:
-            name = "k·P, libcrypto" if on else "k·P, wheel"
-            figures[name] = measure(lambda i: P256.mul_secret(points[i], ks[i]))
+            name = "libcrypto" if on else "wheel"
+            figures[f"k·G, {name}"] = measure(lambda i: P256.base_mul(ks[i]))
+            figures[f"k·P, {name}"] = measure(lambda i: P256.mul_secret(points[i], ks[i]))
     start = time.perf_counter()
     p256._accelerator()
     figures["load and self-test, once"] = (time.perf_counter() - start) * 1e6
@@ -663,4 +689,5 @@ def test_figures(capsys: pytest.CaptureFixture[str]) -> None:
         for name, figure in figures.items():
             print(f"  {name:26} {figure:8.1f} us")
     if use_accelerator(True):
-        assert figures["k·P, libcrypto"] < figures["k·P, wheel"]
+        for what in ("k·G", "k·P"):
+            assert figures[f"{what}, libcrypto"] < figures[f"{what}, wheel"]

@@ -3,18 +3,19 @@
 No package exposes the group operations of P-256 at OpenSSL's speed, so each comes from where it
 is safe and fast enough (performance.md section 1):
 
-``base_mul``
-    ``derive_private_key`` of ``cryptography``: OpenSSL's constant-time multiplication of G.
-``mul_secret``
+``base_mul`` and ``mul_secret``
     Two ways to the same point.
 
-    * *Wheel*: ECDH gives the x-coordinate of k·P only. A second ECDH gives that of (k+1)·P, and
-      the addition law Q + P = S then gives y of Q = k·P::
+    * *Wheel*: ``derive_private_key`` of ``cryptography`` is OpenSSL's constant-time multiplication
+      of G. For another point, ECDH gives the x-coordinate of k·P only. A second ECDH gives that of
+      (k+1)·P, and the addition law Q + P = S then gives y of Q = k·P::
 
           y_Q = ((a + x_P·x_Q)·(x_P + x_Q) + 2b − x_S·(x_Q − x_P)²) / (2·y_P)
 
     * *libcrypto* of the system through ctypes, if it passed a self-test when this module was
-      imported (:mod:`keycairn.curves.p256_libcrypto`). :func:`use_accelerator` switches it off.
+      imported (:mod:`keycairn.curves.p256_libcrypto`). :func:`use_accelerator` switches it off in
+      a process; with the environment variable KEYCAIRN_P256_LIBCRYPTO set to ``off`` (anything but
+      empty and ``on``) it is not even loaded. Results are equal, byte for byte.
 ``add``, ``neg``, ``decode_point``
     Affine arithmetic on gmpy2 integers: a few products and one inverse. Variable time, for public
     points, like libsecp256k1's ``combine``.
@@ -35,6 +36,7 @@ The randomness for z is :class:`SystemRng`'s: it changes no result, so a replaye
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -58,6 +60,9 @@ _RNG = SystemRng()
 #: Up to this public scalar, doubling and adding beats a multiplication.
 _SMALL = 64
 
+#: Environment variable: "off" keeps the system's libcrypto out.
+SWITCH = "KEYCAIRN_P256_LIBCRYPTO"
+
 #: Affine coordinates (x, y), both below p.
 _Affine = tuple[int, int]
 
@@ -78,7 +83,7 @@ class NistP256(Group):
 
     @property
     def accelerated(self) -> bool:
-        """Whether ``mul_secret`` and ``mul_public`` use the system's libcrypto."""
+        """Whether multiplications use the system's libcrypto."""
         return self._fast is not None
 
     def decode_point(self, data: object) -> Point:
@@ -96,21 +101,13 @@ class NistP256(Group):
         k %= _Q
         if k == 0:
             raise identity_error()
-        return Point(self, _base(k))
+        return Point(self, self._accelerated(None, k) or _base(k))
 
     def mul_secret(self, p: Point, k: int) -> Point:
         affine, k = self._own(p), k % _Q
         if k == 0:
             raise identity_error()
-        fast = self._fast
-        if fast is not None:
-            try:
-                product = fast.mul(_uncompressed(affine), k.to_bytes(32, "big"))
-            except LibcryptoError:  # out of memory: the other way needs none of libcrypto's
-                product = None
-            if product is not None:
-                return Point(self, _affine(product))
-        return Point(self, _wheel_mul(affine, k))
+        return Point(self, self._accelerated(_uncompressed(affine), k) or _wheel_mul(affine, k))
 
     def mul_public(self, p: Point, k: int) -> Point:
         k %= _Q
@@ -141,6 +138,17 @@ class NistP256(Group):
     def uncompressed(self, p: Point) -> bytes:
         """65-byte uncompressed SEC1 encoding."""
         return _uncompressed(self._own(p))
+
+    def _accelerated(self, point: bytes | None, k: int) -> _Affine | None:
+        """k·point, or k·G for None; None if the wheel has to do it."""
+        fast = self._fast
+        if fast is None:
+            return None
+        try:
+            product = fast.mul(point, k.to_bytes(32, "big"))
+        except LibcryptoError:  # out of memory: the other way needs none of libcrypto's
+            return None
+        return None if product is None else _affine(product)
 
     def _serialize(self, inner: Any) -> bytes:
         affine: _Affine = inner
@@ -208,6 +216,8 @@ def _reference(point: bytes, scalar: bytes) -> bytes:
 
 
 def _accelerator() -> Libcrypto | None:
+    if os.environ.get(SWITCH, "") not in ("", "on"):
+        return None
     try:
         fast = load()
         return fast if fast is not None and self_test(fast, _reference, _RNG) else None
@@ -217,6 +227,11 @@ def _accelerator() -> Libcrypto | None:
 
 P256 = NistP256()
 _TRUSTED = _accelerator()
+
+
+def accelerated() -> bool:
+    """Whether P-256 runs on the system's libcrypto now; for reports and measurements."""
+    return P256.accelerated
 
 
 def use_accelerator(on: bool) -> bool:
