@@ -26,7 +26,7 @@ from keycairn.encoding import SecretBytes
 from keycairn.errors import Abort, Code, KeycairnError, PeerAborted
 from keycairn.ports import Rng
 from keycairn.ports.seeded import SeededRng
-from keycairn.protocols import wire
+from keycairn.protocols import frost, wire
 from keycairn.protocols.form import Durable, Inbox, Party, Protocol, Round
 from keycairn.protocols.record import KeyRecord, KeyShare, protocol_for
 from keycairn.protocols.setup import PairSetup, SetupState
@@ -216,6 +216,15 @@ class NoSigner:
 
     def verify(self, player: int, data: bytes, signature: bytes) -> bool:
         return signature == hashlib.sha512(data).digest()
+
+
+def frost_sign(
+    party: Party, key: KeyShare, message: bytes, merkle_root: bytes | None = None
+) -> Protocol[frost.FrostSignature]:
+    """One FROST signature in a session that draws its own nonces."""
+    asked = [frost.Request(message, 0, merkle_root)]
+    (signature,) = yield from frost.sign_full(party, key, asked)
+    return signature
 
 
 def parties(

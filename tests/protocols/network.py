@@ -31,7 +31,7 @@ from keycairn.protocols.router import Router
 from keycairn.protocols.session import Frame, SessionSpec
 from keycairn.vault.api import Identity
 from keycairn.vault.signer import IdentitySigner
-from protocols.lockstep import deal
+from protocols.lockstep import deal, frost_sign
 
 VAULT = "vault"
 #: Frame kinds by name, for tests that speak of them.
@@ -238,7 +238,12 @@ class World:
     def sign_spec(
         self, name: str, players: tuple[int, ...], key: KeyShare, message: bytes
     ) -> SessionSpec:
-        params = frost.SignParams("r", key.record.key_id, key.record.hash, message)
+        params = frost.SignParams(
+            "r",
+            key.record.key_id,
+            key.record.hash,
+            (frost.Item(frost.message_hash(message), "m", False),),
+        )
         return SessionSpec(name, frost.NAME, frost.VERSION, VAULT, players, params)
 
     async def frost(
@@ -252,7 +257,7 @@ class World:
         held = keys or frost_key(len(self.players))
         spec = self.sign_spec(name, players, held[players[0]], message)
         return await self.run(
-            {i: spec for i in players}, lambda i: lambda party: frost.sign(party, held[i], message)
+            {i: spec for i in players}, lambda i: lambda party: frost_sign(party, held[i], message)
         )
 
 

@@ -15,6 +15,7 @@ from keycairn.protocols import frost, keygen, router, session, wire
 from keycairn.protocols.driver import run
 from keycairn.protocols.form import Round
 from keycairn.protocols.session import Frame, Hello
+from protocols.lockstep import frost_sign
 from protocols.network import (
     ABORT,
     BROADCAST,
@@ -169,7 +170,7 @@ async def test_t014_key_1_in_the_session_of_key_2_is_named() -> None:
             1: world.sign_spec("s", (1, 2), one[1], b"m"),
             2: world.sign_spec("s", (1, 2), two[2], b"m"),
         },
-        lambda i: lambda party: frost.sign(party, (one if i == 1 else two)[i], b"m"),
+        lambda i: lambda party: frost_sign(party, (one if i == 1 else two)[i], b"m"),
     )
     assert outcomes[1].abort.detail["field"] == "key_id"
     assert not world[1].journal + world[2].journal
@@ -407,13 +408,13 @@ async def test_a_long_message_and_a_large_batch_meet_a_player_that_is_asked_late
     key = frost_key(2)
     spec = world.sign_spec("s", (1, 2), key[1], message)
     first = asyncio.create_task(
-        run(spec, lambda party: frost.sign(party, key[1], message), world[1].environment)
+        run(spec, lambda party: frost_sign(party, key[1], message), world[1].environment)
     )
     while not world.log:
         await asyncio.sleep(0)
     for _ in range(5):
         await asyncio.sleep(0)
-    second = await run(spec, lambda party: frost.sign(party, key[2], message), world[2].environment)
+    second = await run(spec, lambda party: frost_sign(party, key[2], message), world[2].environment)
     assert (await first).signature == second.signature
 
 

@@ -19,7 +19,17 @@ from keycairn.ports.seeded import SeededRng
 from keycairn.protocols import frost
 from keycairn.protocols.record import KeyShare, check_kind, protocol_for
 from keycairn.protocols.session import SessionSpec
-from protocols.lockstep import Envelope, Hook, Outcome, altered, deal, parties, replace, run
+from protocols.lockstep import (
+    Envelope,
+    Hook,
+    Outcome,
+    altered,
+    deal,
+    frost_sign,
+    parties,
+    replace,
+    run,
+)
 from protocols.network import VAULT, World
 
 G = SECP256K1
@@ -42,7 +52,7 @@ def sign(
 ) -> dict[int, Outcome]:
     members = parties(players, "frost", seed)
     return run(
-        {i: frost.sign(members[i], keys[i], message, merkle_root=root) for i in players}, hook
+        {i: frost_sign(members[i], keys[i], message, merkle_root=root) for i in players}, hook
     )
 
 
@@ -132,7 +142,7 @@ def test_a_signature_for_the_output_key_is_none_for_the_key_itself() -> None:
 def test_signers_with_other_tweaks_make_no_signature_and_nobody_is_convicted() -> None:
     members, keys = parties((1, 2), "frost"), bip340_key()
     outcomes = run(
-        {i: frost.sign(members[i], keys[i], b"m", merkle_root=b"" if i == 1 else None)
+        {i: frost_sign(members[i], keys[i], b"m", merkle_root=b"" if i == 1 else None)
          for i in (1, 2)}
     )  # fmt: skip
     for o in outcomes.values():
@@ -147,12 +157,17 @@ async def test_t020_a_taproot_option_that_differs_is_found_in_the_handshake() ->
     outcomes = await world.run(
         {
             i: SessionSpec(
-                "s", frost.BIP340_NAME, frost.VERSION, VAULT, (1, 2),
-                frost.Bip340SignParams("r", record.key_id, record.hash, b"m", i == 1),
+                "s", frost.NAME, frost.VERSION, VAULT, (1, 2),
+                frost.SignParams(
+                    "r",
+                    record.key_id,
+                    record.hash,
+                    (frost.Item(frost.message_hash(b"m"), "m", i == 1),),
+                ),
             )
             for i in (1, 2)
         },
-        lambda i: lambda party: frost.sign(
+        lambda i: lambda party: frost_sign(
             party, keys[i], b"m", merkle_root=b"" if i == 1 else None
         ),
     )  # fmt: skip

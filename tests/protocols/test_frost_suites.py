@@ -18,7 +18,7 @@ from keycairn.encoding import SecretScalar
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports.seeded import SeededRng
 from keycairn.protocols import frost
-from protocols.lockstep import deal, parties, run
+from protocols.lockstep import deal, frost_sign, parties, run
 
 HERE = Path(__file__).parent
 
@@ -159,7 +159,7 @@ def sign_many(curve: str, count: int, elsewhere: Elsewhere) -> set[tuple[bool, .
         message, players = rnd.randbytes(32), sorted(rnd.sample((1, 2, 3), 2))
         members = parties(players, f"volume/{n}", count)
         outcomes = run(
-            {i: frost.sign(members[i], keys[i], message, merkle_root=root) for i in players}
+            {i: frost_sign(members[i], keys[i], message, merkle_root=root) for i in players}
         )
         made = {o.result for o in outcomes.values()}
         (one,) = made

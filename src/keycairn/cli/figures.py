@@ -131,14 +131,16 @@ def bench_sign(scheme: str, count_signers: int, count: int) -> dict[str, Any]:
         parties = _parties(players, signers)
         if scheme == "ecdsa":
             runs: dict[int, Any] = {
-                i: dkls23.sign_full(p, shares[i], setups[i], payload) for i, p in parties.items()
+                i: dkls23.sign_full(p, shares[i], setups[i], [dkls23.Request(payload)])
+                for i, p in parties.items()
             }
         else:
-            runs = {i: frost.sign(p, shares[i], payload) for i, p in parties.items()}
+            asked = [frost.Request(payload)]
+            runs = {i: frost.sign_full(p, shares[i], asked) for i, p in parties.items()}
         ends = lockstep.run(runs, _CLOCK)
         seconds += sum(e.seconds for e in ends.values()) / count_signers
         size += sum(e.bytes_sent for e in ends.values()) // count_signers
-        _check(scheme, curve, shares[1].record.public_key, ends[1].result, payload)
+        _check(scheme, curve, shares[1].record.public_key, ends[1].result[0], payload)
     return {
         "scheme": scheme,
         "curve": curve,

@@ -5,8 +5,9 @@ order of steps, strict decoding, echo broadcast, durability before the next mess
 abort notices, and blame for what only the transport can see. Generators run outside the event
 loop, one step at a time.
 
-Steps on the wire: HELLO, CONFIRM, then for every round its messages and, where the round has an
-echoed broadcast and there are three or more players, one ECHO.
+Steps on the wire: HELLO, CONFIRM (not in a session from presignatures), then for every round its
+messages and, where the round has an echoed broadcast and there are three or more players, one
+ECHO.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from keycairn.protocols import session, wire
 from keycairn.protocols.durable import Ban
 from keycairn.protocols.form import Durable, Factory, Inbox, Party, Round, Signer
 from keycairn.protocols.link import Link
-from keycairn.protocols.router import Mailbox, Router
+from keycairn.protocols.router import Mailbox, Router, known_code
 from keycairn.protocols.session import Echo, Frame, Hello, SessionSpec
 
 R = TypeVar("R")
@@ -76,7 +77,7 @@ async def run(spec: SessionSpec, factory: Factory[R], env: Environment) -> R:
             Code.BAD_INDEX, "players must be sorted, distinct, and contain this one"
         )
     peers = tuple(p for p in spec.players if p != env.index)
-    box = env.router.open(spec.route, frozenset(peers), spec.largest)
+    box = env.router.open(spec.route, frozenset(peers), spec.largest, spec.first_round)
     box.gone.update(p for p in peers if not env.link.is_up(p))
     runner = _Runner(spec, env, peers, box)
     try:
@@ -116,8 +117,9 @@ class _Runner:
     # -- the whole run ---------------------------------------------------------------------
 
     async def run(self, factory: Factory[R]) -> R:
-        sid = await self._handshake()
-        party = Party(self.env.index, self.spec.players, sid, self.env.rng, self.env.signer)
+        sid, nonces = await self._handshake()
+        env = self.env
+        party = Party(env.index, self.spec.players, sid, env.rng, env.signer, nonces)
         generator = factory(party)
         try:
             answer: Any = None
@@ -156,8 +158,12 @@ class _Runner:
 
     # -- handshake -------------------------------------------------------------------------
 
-    async def _handshake(self) -> bytes:
-        mine = self.spec.hello(self.env.incarnation, self.env.rng.bytes(session.NONCE_LEN))
+    async def _handshake(self) -> tuple[bytes, Mapping[int, bytes]]:
+        opening = self.spec.opening
+        if opening is not None:
+            await self._durable(opening.spend)
+        nonce = opening.nonce if opening else self.env.rng.bytes(session.NONCE_LEN)
+        mine = self.spec.hello(self.env.incarnation, nonce)
         body = wire.encode(mine)
         await self._send_all(session.HELLO, lambda _: body)
         frames = await self._collect(session.HELLO)
@@ -174,6 +180,12 @@ class _Runner:
             session.check_hello(mine, hellos[peer], self.spec.params, self.env.index, peer)
         sid = session.session_id(self.spec, hellos)
         self._next_step()
+        if opening is None:
+            await self._confirm(sid)
+        self.box.agree(sid)
+        return sid, {i: hello.nonce for i, hello in hellos.items()}
+
+    async def _confirm(self, sid: bytes) -> None:
         await self._send_all(session.CONFIRM, lambda _: sid)
         for peer, frame in sorted((await self._collect(session.CONFIRM)).items()):
             if frame.body != sid:
@@ -182,9 +194,7 @@ class _Runner:
                     f"player {peer} computed another session id",
                     detail={"field": "nonce or incarnation", "peer": peer},
                 )
-        self.box.agree(sid)
         self._next_step()
-        return sid
 
     # -- one round -------------------------------------------------------------------------
 
@@ -343,7 +353,7 @@ class _Runner:
                 return got
             for peer, code in sorted(self.box.aborted.items()):
                 silent = self.waiting - set(self.box.aborted)
-                raise PeerAborted(_known_code(code), peer, waiting_for=silent)
+                raise PeerAborted(known_code(code), peer, waiting_for=silent)
             lost = sorted(self.waiting & self.box.gone)
             if lost:
                 raise self._late(lost, "the connection broke or never came up")
@@ -403,12 +413,3 @@ def _advance(generator: Any, answer: Any) -> Any:
         return generator.send(answer)
     except StopIteration as stop:
         return _Done(stop.value)
-
-
-def _known_code(code: str) -> Code:
-    """The code of a peer's notice; it must not speak for this node's own front door."""
-    try:
-        known = Code(code)
-    except ValueError:
-        return Code.UNAVAILABLE
-    return Code.UNAVAILABLE if known in (Code.AUTHN, Code.RATE_LIMIT) else known

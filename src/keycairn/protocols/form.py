@@ -55,6 +55,7 @@ class Party:
         sid: the 32-byte session id that every player confirmed (docs/protocols/index.md).
         rng: randomness port.
         signer: identity signatures.
+        nonces: what every player put into its HELLO as its nonce, this one included.
     """
 
     index: int
@@ -62,6 +63,7 @@ class Party:
     sid: bytes
     rng: Rng
     signer: Signer
+    nonces: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def peers(self) -> tuple[int, ...]:
@@ -136,3 +138,20 @@ def require_length(player: int, what: str, vector: object, expected: int) -> Non
             f"player {player}: {what} must have exactly {expected} elements",
             culprits=[player],
         )
+
+
+def split(data: bytes, size: int) -> list[bytes]:
+    """Cut a column into its elements of ``size`` bytes."""
+    return [data[k : k + size] for k in range(0, len(data), size)]
+
+
+def elements(
+    player: int, what: str, column: bytes, size: int, count: int, code: Code
+) -> list[bytes]:
+    """The ``count`` elements of a column of a player's message; an abort with ``code`` that names
+    the player unless it has exactly that length (R-08)."""
+    if len(column) != size * count:
+        raise Abort(
+            code, f"player {player}: {what} must have {count} times {size} bytes", culprits=[player]
+        )
+    return split(column, size)

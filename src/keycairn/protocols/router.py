@@ -11,9 +11,9 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from keycairn.errors import Abort, Code, KeycairnError
+from keycairn.errors import Abort, Code, KeycairnError, PeerAborted
 from keycairn.protocols import session
-from keycairn.protocols.session import Frame
+from keycairn.protocols.session import Frame, Hello
 from keycairn.protocols.wire import MAX_MESSAGE, decode
 
 _EARLY_PER_PEER = 256  # HELLOs of sessions that this node has not been asked for yet
@@ -34,6 +34,7 @@ class Mailbox:
 
     peers: frozenset[int]
     largest: int = MAX_MESSAGE
+    first_round: int = 2
     sid: bytes = b""
     step: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,12 +69,12 @@ class Mailbox:
         if frame.kind == session.HELLO:
             return frame.step == 0 and len(frame.body) <= _SMALL
         if frame.kind == session.CONFIRM:
-            return frame.step == 1 and len(frame.body) <= _SMALL
+            return frame.step == 1 < self.first_round and len(frame.body) <= _SMALL
         if frame.kind == session.ECHO:
-            return frame.step > 1 and len(frame.body) <= _SMALL
+            return frame.step > self.first_round and len(frame.body) <= _SMALL
         if len(frame.body) > self.largest:
             return False
-        return frame.kind in (session.BROADCAST, session.DIRECT) and frame.step > 1
+        return frame.kind in (session.BROADCAST, session.DIRECT) and frame.step >= self.first_round
 
     def agree(self, sid: bytes) -> None:
         """All players confirmed ``sid``: from here on every frame must carry it."""
@@ -151,23 +152,29 @@ class Router:
         self._early: dict[int, OrderedDict[bytes, Frame]] = {}
         self._given_up: dict[int, OrderedDict[bytes, Frame]] = {}
         self._used: OrderedDict[bytes, None] = OrderedDict()
+        self._wanted: dict[tuple[bytes, int], asyncio.Event] = {}
         self.dropped = 0
 
-    def open(self, route: bytes, peers: frozenset[int], largest: int = MAX_MESSAGE) -> Mailbox:
+    def open(
+        self,
+        route: bytes,
+        peers: frozenset[int],
+        largest: int = MAX_MESSAGE,
+        first_round: int = 2,
+    ) -> Mailbox:
         """A mailbox for a new session.
+
+        Args:
+            largest: see :class:`~keycairn.protocols.session.SessionSpec`.
+            first_round: step of the session's first round.
 
         Raises:
             KeycairnError: E_SESSION_REPLAY if the name was used before in this process.
         """
         if route in self._used:
-            raise KeycairnError(
-                Code.SESSION_REPLAY,
-                "this session id was used before",
-                not_lost="Nothing was signed or created by this request.",
-                next="send the request again under a fresh session_id (and the same request_id)",
-            )
+            raise _replay()
         self._use(route)
-        box = Mailbox(peers, largest)
+        box = Mailbox(peers, largest, first_round)
         self._open[route] = box
         for peer in peers:
             for kept in (self._early, self._given_up):
@@ -175,6 +182,42 @@ class Router:
                 if frame is not None:
                     box.put(peer, frame)
         return box
+
+    async def proposal(self, route: bytes, peer: int) -> Hello:
+        """What ``peer`` proposes for a session that this node was asked for and hasn't opened.
+
+        Waits for its HELLO, which stays here for :meth:`open`. The caller sets the time limit and
+        trusts nothing of it that it doesn't compare with its own request.
+
+        Raises:
+            KeycairnError: E_SESSION_REPLAY if the name was used before in this process, or is
+                waited for already; E_MALFORMED for a HELLO that is none.
+            PeerAborted: the peer gave the session up.
+            Abort: E_PEER_TIMEOUT if the connection breaks.
+        """
+        place = (route, peer)
+        if route in self._used or place in self._wanted:
+            raise _replay()
+        event = self._wanted[place] = asyncio.Event()
+        try:
+            while True:
+                given_up = self._given_up.get(peer, OrderedDict()).pop(route, None)
+                if given_up is not None:
+                    notice = decode(session.AbortNotice, given_up.body)
+                    raise PeerAborted(known_code(notice.code), peer, waiting_for={peer})
+                early = self._early.get(peer, OrderedDict()).get(route)
+                if early is not None:
+                    return decode(Hello, early.body)
+                if event.is_set():
+                    raise Abort(
+                        Code.PEER_TIMEOUT,
+                        f"no message from player {peer}: the connection broke",
+                        not_lost="Nothing was signed by this request.",
+                        detail={"waiting_for": [peer]},
+                    )
+                await event.wait()
+        finally:
+            del self._wanted[place]
 
     def _use(self, route: bytes) -> None:
         self._used[route] = None
@@ -209,6 +252,9 @@ class Router:
             box.put(peer, frame)
         elif frame.kind in (session.HELLO, session.ABORT) and frame.route not in self._used:
             self._keep_early(peer, frame, len(data))
+            wanted = self._wanted.get((frame.route, peer))
+            if wanted is not None:
+                wanted.set()
         else:
             self.dropped += 1
 
@@ -248,6 +294,9 @@ class Router:
             if peer in box.peers:
                 box.gone.add(peer)
                 box.changed.set()
+        for (_, other), event in self._wanted.items():
+            if other == peer:
+                event.set()
 
     def forget_peer(self, peer: int, incarnation: bytes) -> None:
         """Drop what ``peer`` left behind before its present ``incarnation``.
@@ -263,6 +312,24 @@ class Router:
                 alive = False
             if not alive:
                 del early[route]
+
+
+def _replay() -> KeycairnError:
+    return KeycairnError(
+        Code.SESSION_REPLAY,
+        "this session id was used before",
+        not_lost="Nothing was signed or created by this request.",
+        next="send the request again under a fresh session_id (and the same request_id)",
+    )
+
+
+def known_code(code: str) -> Code:
+    """The code of a peer's notice; it must not speak for this node's own front door."""
+    try:
+        known = Code(code)
+    except ValueError:
+        return Code.UNAVAILABLE
+    return Code.UNAVAILABLE if known in (Code.AUTHN, Code.RATE_LIMIT) else known
 
 
 def _held(early: OrderedDict[bytes, Frame]) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from keycairn.encoding import digest, tag
 from keycairn.encoding import encode as transcript
 from keycairn.errors import Abort, Code, KeycairnError
+from keycairn.protocols.form import Durable
 from keycairn.protocols.wire import MAX_MESSAGE, Message, decode, encode
 
 WIRE_VERSION = 1
@@ -32,7 +33,8 @@ HELLO, CONFIRM, BROADCAST, DIRECT, ECHO, ABORT = range(6)
 class Frame(Message, frozen=True):
     """One message of a session on the wire.
 
-    ``step`` counts HELLO (0), CONFIRM (1), then one per round and one per echo. ``sid`` is empty
+    ``step`` counts HELLO (0), CONFIRM (1, unless the session is from presignatures), then one per
+    round and one per echo. ``sid`` is empty
     in a HELLO and, when the id is not agreed yet, in an ABORT. ``signature`` is the sender's, on
     broadcasts in sessions of three or more.
     """
@@ -74,6 +76,19 @@ class AbortNotice(Message, frozen=True):
 
 
 @dataclass(frozen=True)
+class Opening:
+    """How a session from presignatures begins: spend, then open (docs/protocols/index.md).
+
+    Attributes:
+        spend: made durable before the HELLO leaves.
+        nonce: this player's nonce in the HELLO; DKLs23 opens its ν there.
+    """
+
+    spend: Durable
+    nonce: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class SessionSpec:
     """What one node was asked to run.
 
@@ -87,6 +102,8 @@ class SessionSpec:
             pair setup), by peer. Both ends of a pair must name the same value.
         largest: bytes that the body of a round may have. A larger one is dropped, so that a peer
             can't make this node hold more than the protocol needs.
+        opening: of a session from presignatures. Such a session has no CONFIRM: what its players
+            send after the HELLO fits together only if they agree on everything (protocols.md).
     """
 
     name: str
@@ -97,6 +114,12 @@ class SessionSpec:
     params: Message
     bindings: Mapping[int, bytes] = field(default_factory=dict)
     largest: int = MAX_MESSAGE
+    opening: Opening | None = None
+
+    @property
+    def first_round(self) -> int:
+        """The step of the first round: behind HELLO, and CONFIRM where there is one."""
+        return 1 if self.opening else 2
 
     @property
     def route(self) -> bytes:
@@ -144,10 +167,20 @@ def _differing_field(params: Message, theirs: bytes) -> str:
         other = decode(type(params), theirs)
     except KeycairnError:
         return "parameters"
-    for name in params.__struct_fields__:
-        if getattr(params, name) != getattr(other, name):
-            return name
-    return "parameters"
+    return _first_difference(params, other) or "parameters"
+
+
+def _first_difference(mine: Message, theirs: Message) -> str:
+    for name in mine.__struct_fields__:
+        a, b = getattr(mine, name), getattr(theirs, name)
+        if a == b:
+            continue
+        if isinstance(a, tuple) and len(a) == len(b) and isinstance(a[0], Message):
+            k = next(k for k, pair in enumerate(zip(a, b, strict=True)) if pair[0] != pair[1])
+            inner = _first_difference(a[k], b[k])
+            return inner if len(a) == 1 else f"{name}[{k}].{inner}"
+        return name
+    return ""
 
 
 def _mismatch(field: str, peer: int) -> Abort:

@@ -13,7 +13,7 @@ from keycairn.encoding.transcript import registered_tags
 from keycairn.ports.seeded import SeededRng
 from keycairn.protocols.dkls23 import gadget, u384
 from keycairn.protocols.dkls23.parameters import XI, choice_len, chunk_sizes, row_len
-from keycairn.protocols.dkls23.zero import zero_share
+from keycairn.protocols.dkls23.zero import zero_shares
 from keycairn.protocols.setup import PairSetup
 from protocols.lockstep import deal_setups
 
@@ -92,7 +92,7 @@ def test_zero_shares_sum_to_zero_only_with_one_session_and_label(players: tuple[
 
     def share(i: int, session: bytes = b"s", label: int = 0) -> int:
         peers = tuple(j for j in players if j != i)
-        return zero_share(SECP256K1, _T, session, i, setups[i], peers, label)
+        return zero_shares(SECP256K1, _T, session, i, setups[i], peers, [label])[0]
 
     assert sum(share(i) for i in players) % Q == 0
     assert len({share(i) for i in players}) == len(players)
@@ -105,5 +105,5 @@ def test_zero_shares_of_two_pairs_differ_even_with_one_seed() -> None:
     """A cheater may arrange equal seeds with two players; the players' numbers keep them apart."""
     setups = deal_setups((1, 2, 3))
     setups[1][3] = PairSetup(1, 3, bytes(32), setups[1][2].state())
-    shares = {zero_share(SECP256K1, _T, b"s", 1, setups[1], (j,), 0) for j in (2, 3)}
+    shares = {zero_shares(SECP256K1, _T, b"s", 1, setups[1], (j,), [0])[0] for j in (2, 3)}
     assert len(shares) == 2

@@ -49,7 +49,7 @@ def invalid(outcome: Outcome, others: tuple[int, ...], digest: bytes) -> None:
     assert outcome.abort.certainty is expected
     assert not outcome.abort.ban
     assert outcome.abort.detail["possibly_signed"] is True
-    assert outcome.abort.detail["digest"] == digest.hex()
+    assert outcome.abort.detail["digests"] == [digest.hex()]
     assert "possibly signed" in outcome.abort.not_lost
     assert [d.what for d in outcome.journal] == ["spend"]
 
@@ -208,13 +208,14 @@ def test_t020_zero_shares_cancel_only_for_one_and_the_same_request(
 ) -> None:
     """In place of the echo: partials of players that differ in the request are noise."""
     shares: dict[Any, int] = {}
-    original = SIGN.zero_share
+    original = SIGN.zero_shares
 
-    def spy(group: Any, t: Any, session: bytes, me: int, *rest: Any) -> int:
-        shares[me, rest[-1]] = original(group, t, session, me, *rest)
-        return shares[me, rest[-1]]
+    def spy(group: Any, t: Any, session: bytes, me: int, *rest: Any) -> list[int]:
+        made = original(group, t, session, me, *rest)
+        shares.update({(me, label): share for label, share in zip(rest[-1], made, strict=True)})
+        return list(made)
 
-    monkeypatch.setattr(SIGN, "zero_share", spy)
+    monkeypatch.setattr(SIGN, "zero_shares", spy)
     digest, tweak = REQUESTS[what]
     vault.sign(mine, {1: sha(1), 3: digest, 4: sha(1)}, {1: 0, 3: tweak, 4: 0})
     assert len(set(shares.values())) == len(shares) == 6
@@ -230,7 +231,7 @@ def test_both_numbers_of_a_partial_are_masked(monkeypatch: pytest.MonkeyPatch) -
         vault = Vault(5, 2, (1, 3, 4), seed="mask")
         mine = {i: batch[0] for i, batch in vault.presignatures().items()}
         if not masked:
-            monkeypatch.setattr(SIGN, "zero_share", lambda *_: 0)
+            monkeypatch.setattr(SIGN, "zero_shares", lambda *_: [0, 0])
         outcomes = vault.sign(mine, sha(1))
         signature_of(outcomes)
         sent.append({i: outcomes[i].sent[1].broadcast for i in (1, 3, 4)})
@@ -256,7 +257,7 @@ def test_a_player_that_goes_silent_leaves_the_presignature_spent(
 def test_spend_comes_before_nu_leaves(vault: Vault, mine: dict[int, Presignature]) -> None:
     outcomes = vault.sign(mine, sha(1), 9)
     for i, outcome in outcomes.items():
-        (spend,) = outcome.events("spend")
+        ((spend,),) = outcome.events("spend")
         assert (spend.presignature_id, spend.base_r) == (mine[i].id, mine[i].base_r)
         assert (spend.key_id, spend.digest) == (vault.record.key_id, sha(1))
         assert [r.echo for r in outcome.sent] == [False, False]

@@ -18,9 +18,9 @@ from keycairn.curves.polynomial import interpolate
 from keycairn.encoding import to_scalar
 from keycairn.encoding.transcript import registered_tags
 from keycairn.errors import Abort, Code, KeycairnError
-from keycairn.protocols.dkls23 import EcdsaSignature, Presignature, presign, sign, verify_ecdsa
+from keycairn.protocols.dkls23 import EcdsaSignature, Presignature, presign, verify_ecdsa
 from keycairn.protocols.dkls23.ecdsa import finish
-from protocols.dkls23.vault import Vault, sha, signature_of
+from protocols.dkls23.vault import Vault, sha, sign, signature_of
 from protocols.lockstep import deal, deal_setups, parties, run
 
 Q = SECP256K1.q
@@ -132,7 +132,7 @@ def test_overflowing_signature_recovers_the_key() -> None:
     key = SECP256K1.combine([(s * inverse, point), (-h * inverse, SECP256K1.base_mul(1))])
     verify_ecdsa(SECP256K1, key.encode(), digest, r, s)
     assert finish(SECP256K1, x, 0, s, 1) == (r, s, 2)
-    compact = EcdsaSignature(r, s, 2, b"", b"").compact()
+    compact = EcdsaSignature(r, s, 2, b"", b"", b"").compact()
     for recovery_id in (2, 0):
         try:
             recovered = coincurve.PublicKey.from_signature_and_message(
@@ -152,7 +152,7 @@ def test_zero_r_s_or_denominator_is_refused(x: int, w: int, u: int) -> None:
 
 @pytest.mark.parametrize(("r", "s"), [(1, 1), (2**255 - 1, 2**248), (127, 128), (255, 2**255)])
 def test_der_equals_openssl(r: int, s: int) -> None:
-    assert EcdsaSignature(r, s, 0, b"", b"").der() == utils.encode_dss_signature(r, s)
+    assert EcdsaSignature(r, s, 0, b"", b"", b"").der() == utils.encode_dss_signature(r, s)
 
 
 def test_verifier_accepts_both_forms_of_s_and_nothing_else() -> None:
@@ -290,9 +290,9 @@ def test_t048_spent_before_the_journal_answers() -> None:
     generator = sign(vault.parties()[1], vault.keys[1], vault.setups[1], mine, sha(1))
     step = next(generator)
     assert step.what == "spend"
-    assert step.record.presignature_id == mine.id
-    assert step.record.base_r == mine.base_r
-    assert step.record.digest == sha(1)
+    assert [s.presignature_id for s in step.record] == [mine.id]
+    assert [s.base_r for s in step.record] == [mine.base_r]
+    assert [s.digest for s in step.record] == [sha(1)]
     with pytest.raises(KeycairnError):
         generator.throw(KeycairnError(Code.UNAVAILABLE, "disk full"))
     assert mine.spent

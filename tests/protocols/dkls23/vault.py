@@ -7,12 +7,40 @@ from typing import Any
 
 import pytest
 
-from keycairn.protocols.dkls23 import EcdsaSignature, Presignature, presign, sign, sign_full
+from keycairn.protocols import dkls23
+from keycairn.protocols.dkls23 import EcdsaSignature, Presignature, Request, presign
+from keycairn.protocols.form import Party, Protocol
+from keycairn.protocols.record import KeyShare
+from keycairn.protocols.setup import PairSetup
 from protocols.lockstep import Hook, Outcome, deal, deal_setups, parties, run
 
 
 def sha(text: object) -> bytes:
     return hashlib.sha256(str(text).encode()).digest()
+
+
+def sign(
+    party: Party,
+    key: KeyShare,
+    setups: dict[int, PairSetup],
+    presignature: Presignature,
+    digest: bytes,
+    tweak: int = 0,
+) -> Protocol[EcdsaSignature]:
+    """One signature from one presignature, in a confirmed session."""
+    taken = dkls23.claim(
+        key, party.index, party.players, setups, [presignature], [Request(digest, tweak)]
+    )
+    (signature,) = yield from dkls23.sign(party, taken)
+    return signature
+
+
+def sign_full(
+    party: Party, key: KeyShare, setups: dict[int, PairSetup], digest: bytes, tweak: int = 0
+) -> Protocol[EcdsaSignature]:
+    """One signature in a session that makes its own presignature."""
+    (signature,) = yield from dkls23.sign_full(party, key, setups, [Request(digest, tweak)])
+    return signature
 
 
 class Vault:

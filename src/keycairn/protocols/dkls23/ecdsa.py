@@ -25,6 +25,7 @@ class EcdsaSignature:
         recovery_id: 0 to 3: bit 0 is the parity of the nonce point's y, bit 1 says x ≥ q.
         base_r: the presignature's R before re-randomisation, 33 bytes.
         presignature_id: 32 bytes.
+        public_key: what it verifies under, encoded: the key's, or the derived child's.
     """
 
     r: int
@@ -32,6 +33,7 @@ class EcdsaSignature:
     recovery_id: int
     base_r: bytes
     presignature_id: bytes
+    public_key: bytes
 
     def compact(self) -> bytes:
         """``r ‖ s``, 32 bytes big-endian each."""

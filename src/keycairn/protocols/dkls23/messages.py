@@ -15,7 +15,7 @@ from keycairn.errors import Abort, Code
 from keycairn.protocols.dkls23.ote import OtMessage
 from keycairn.protocols.dkls23.parameters import CHECK_LEN, ROWS, row_len
 from keycairn.protocols.dkls23.vole import correction_len
-from keycairn.protocols.form import blame, require_length
+from keycairn.protocols.form import blame, require_length, split
 from keycairn.protocols.wire import Message
 
 
@@ -60,13 +60,14 @@ class Ack(Message, frozen=True):
 
 
 class Reveal(Message, frozen=True):
-    """Sign round 1, to all: ν, which n committed to (32)."""
+    """Full session, after the acknowledgement, to all: ν[], which n committed to (32 each)."""
 
     nu: bytes
 
 
 class Partial(Message, frozen=True):
-    """Sign round 2, to all: this signer's summands of s's numerator and denominator (32, 32)."""
+    """The last message, to all: this signer's summands of every numerator and denominator of s,
+    w[] and u[] (32 each)."""
 
     w: bytes
     u: bytes
@@ -93,11 +94,6 @@ class ReplyChunk:
     gamma_u: list[Point]
     gamma_v: list[Point]
     psi: list[int]
-
-
-def split(data: bytes, size: int) -> list[bytes]:
-    """Cut ``data`` into pieces of ``size`` bytes."""
-    return [data[k : k + size] for k in range(0, len(data), size)]
 
 
 def _points(group: Group, data: bytes) -> list[Point]:

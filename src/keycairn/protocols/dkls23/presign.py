@@ -217,6 +217,7 @@ def presign(
             id=ids[s],
             sid=sid,
             slot=s,
+            index=me,
             players=party.players,
             key_id=key.record.key_id,
             record_hash=key.record.hash,
@@ -244,7 +245,7 @@ def _combine(
 
 def _checked(party: Party, key: KeyShare, setups: Mapping[int, PairSetup], count: int) -> Group:
     """The caller's own input; everything that would make an honest node look guilty."""
-    check_signer(party, key, setups)
+    check_signer(party.index, party.players, key, setups)
     if type(count) is not int or not 1 <= count <= MAX_COUNT:
         raise KeycairnError(
             Code.MALFORMED, f"count must be 1 to {MAX_COUNT}", detail={"max": MAX_COUNT}
@@ -260,7 +261,9 @@ def _checked(party: Party, key: KeyShare, setups: Mapping[int, PairSetup], count
     return group
 
 
-def check_signer(party: Party, key: KeyShare, setups: Mapping[int, PairSetup]) -> None:
+def check_signer(
+    index: int, players: tuple[int, ...], key: KeyShare, setups: Mapping[int, PairSetup]
+) -> None:
     """Raise unless this player may run DKLs23 with these players, this key and these setups.
 
     Raises:
@@ -269,12 +272,12 @@ def check_signer(party: Party, key: KeyShare, setups: Mapping[int, PairSetup]) -
     """
     if key.record.protocol != "dkls23":
         raise KeycairnError(Code.MALFORMED, "this key is not signed with DKLs23")
-    key.record.check_signers(party.players)
-    if party.index != key.index or party.index not in party.players:
+    key.record.check_signers(players)
+    if index != key.index or index not in players:
         raise KeycairnError(Code.BAD_INDEX, "this player is not among the signers of its key")
-    for j in party.peers:
+    for j in players:
         setup = setups.get(j)
-        if setup is None or (setup.index, setup.peer) != (party.index, j):
+        if j != index and (setup is None or (setup.index, setup.peer) != (index, j)):
             raise KeycairnError(Code.UNAVAILABLE, f"there is no pairwise setup with player {j}")
 
 

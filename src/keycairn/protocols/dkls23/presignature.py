@@ -1,16 +1,17 @@
-"""A presignature: the part of a signature that does not depend on the message. Used once.
+"""The presignature of DKLs23: shares of r·φ and sk·φ, and what checks their use.
 
-Memory only: it is as secret as a key share, and two uses give the key away, re-randomised or not
-(docs/protocols/dkls23.md, "What is stored").
+Two uses give the key away, re-randomised or not (docs/protocols/dkls23.md, "What is stored").
 """
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from typing import NoReturn
 
-from keycairn.errors import Code, KeycairnError
+from keycairn.errors import malformed
+from keycairn.protocols.presignature import Presignature as Base
+
+_SCALAR = 32
+_LEN = 3 * _SCALAR + 32
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,34 +24,16 @@ class PresignatureSecrets:
     nu: bytes
 
 
-class Presignature:
-    """One signer's part of one presignature. In memory only; not copyable, not picklable.
+class Presignature(Base[PresignatureSecrets]):
+    """One signer's part of a DKLs23 presignature.
 
     Attributes:
-        id: 32 bytes, equal at all signers.
-        sid: the presigning session.
-        slot: its number in that session.
-        players: the signers, sorted; exactly these must sign.
-        key_id: the key's name.
-        record_hash: the key record it was made for (covers the generation).
         base_r: R, 33 bytes, before re-randomisation.
         commitments: n_j of every signer: H of ν_j.
         setup_ids: the pairwise setup it was made on, by peer; it dies with any of them.
     """
 
-    __slots__ = (
-        "_lock",
-        "_secrets",
-        "base_r",
-        "commitments",
-        "id",
-        "key_id",
-        "players",
-        "record_hash",
-        "setup_ids",
-        "sid",
-        "slot",
-    )
+    __slots__ = ("base_r", "commitments", "setup_ids")
 
     def __init__(
         self,
@@ -58,6 +41,7 @@ class Presignature:
         id: bytes,
         sid: bytes,
         slot: int,
+        index: int,
         players: tuple[int, ...],
         key_id: str,
         record_hash: bytes,
@@ -66,44 +50,26 @@ class Presignature:
         setup_ids: dict[int, bytes],
         secrets: PresignatureSecrets,
     ) -> None:
-        self.id = id
-        self.sid = sid
-        self.slot = slot
-        self.players = players
-        self.key_id = key_id
-        self.record_hash = record_hash
+        super().__init__(
+            id=id,
+            sid=sid,
+            slot=slot,
+            index=index,
+            players=players,
+            key_id=key_id,
+            record_hash=record_hash,
+            secrets=secrets,
+        )
         self.base_r = base_r
         self.commitments = commitments
         self.setup_ids = setup_ids
-        self._secrets: PresignatureSecrets | None = secrets
-        self._lock = threading.Lock()
 
-    def __repr__(self) -> str:
-        state = "spent" if self.spent else "unused"
-        return f"Presignature({self.id.hex()[:16]}…, players {self.players}, {state})"
+    def _encode(self, secrets: PresignatureSecrets) -> bytes:
+        numbers = (secrets.phi, secrets.u, secrets.v)
+        return b"".join(n.to_bytes(_SCALAR, "big") for n in numbers) + secrets.nu
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("presignatures live in memory only")
-
-    @property
-    def spent(self) -> bool:
-        """Whether :meth:`take` was called."""
-        return self._secrets is None
-
-    def take(self) -> PresignatureSecrets:
-        """The secrets, once; from any thread. The presignature is spent, whatever follows.
-
-        Raises:
-            KeycairnError: E_PRESIG_SPENT the second time.
-        """
-        with self._lock:
-            secrets, self._secrets = self._secrets, None
-        if secrets is None:
-            raise KeycairnError(
-                Code.PRESIG_SPENT,
-                "this presignature was used before",
-                not_lost="The key is safe: nothing was sent.",
-                next="sign again with another presignature",
-                detail={"presignature_id": self.id.hex()},
-            )
-        return secrets
+    def _decode(self, data: bytes) -> PresignatureSecrets:
+        if len(data) != _LEN:
+            raise malformed(f"the secrets of a presignature have {_LEN} bytes")
+        phi, u, v = (int.from_bytes(data[k : k + _SCALAR], "big") for k in (0, 32, 64))
+        return PresignatureSecrets(phi, u, v, data[3 * _SCALAR :])

@@ -1,4 +1,4 @@
-"""Signing with a presignature: open ν, re-randomise, send two numbers, verify.
+"""Signing with presignatures: open ν, re-randomise, send two numbers, verify.
 
 Groth and Shoup, *On the security of ECDSA with additive key derivation and presignatures*
 (eprint 2021/1330), on the sharings of DKLs23 (eprint 2023/765)::
@@ -12,12 +12,17 @@ There is no echo: the zero-shares z are derived from a hash of the whole request
 who disagree on digest, tweak, signers or any ν send each other noise. The committed ν keep a
 cheater from choosing among many δ. **δ does not make reuse safe**: two uses of one presignature
 are two linear equations in (r, key) and give the key.
+
+Two ways lead here. :func:`use` takes presignatures that all signers hold; its ν are the nonces of
+the session's HELLO. :func:`sign_full` makes its presignatures in the session and opens ν in a round
+of its own. Everything is for several requests at once; one is the usual number.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from keycairn.curves import Point
@@ -37,11 +42,20 @@ from keycairn.protocols.dkls23.presign import (
     nu_commitment,
     presign,
 )
-from keycairn.protocols.dkls23.presignature import Presignature
-from keycairn.protocols.dkls23.zero import zero_share
-from keycairn.protocols.durable import Spend
-from keycairn.protocols.form import Durable, Inbox, Party, Protocol, Round, blame, require_length
+from keycairn.protocols.dkls23.presignature import Presignature, PresignatureSecrets
+from keycairn.protocols.dkls23.session import MAX_ITEMS
+from keycairn.protocols.dkls23.zero import zero_shares
+from keycairn.protocols.form import (
+    Inbox,
+    Party,
+    Protocol,
+    Round,
+    blame,
+    elements,
+)
+from keycairn.protocols.presignature import check_fits, spends, unknown
 from keycairn.protocols.record import KeyShare
+from keycairn.protocols.session import Opening
 from keycairn.protocols.setup import PairSetup
 
 _SESSION = tag("sign/session")
@@ -49,152 +63,253 @@ _DELTA = tag("sign/delta")
 _ZERO = tag("sign/zero")
 
 
-def sign(
-    party: Party,
-    key: KeyShare,
-    setups: Mapping[int, PairSetup],
-    presignature: Presignature,
-    digest: bytes,
-    tweak: int = 0,
-) -> Protocol[EcdsaSignature]:
-    """Sign ``digest`` for the public key ``X + tweak·G``.
+@dataclass(frozen=True)
+class Request:
+    """Sign ``digest`` (32 bytes) for the public key ``X + tweak·G``.
 
-    Once the presignature is taken it is spent, whatever happens; a failure is never repeated with
-    it. The caller fixes key, digest, tweak and presignature before and keeps the result by
-    request: a repeated request gets the same signature or a new presignature.
+    ``tweak`` is the additive derivation tweak τ in [0, q); 0 is the key itself.
+    """
+
+    digest: bytes
+    tweak: int = field(default=0, repr=False)
+
+
+@dataclass(frozen=True, repr=False)
+class Claim:
+    """Presignatures taken for requests: spent, whatever follows. Made by :func:`claim`.
+
+    Attributes:
+        opening: goes into the session's spec.
+    """
+
+    key: KeyShare
+    setups: Mapping[int, PairSetup]
+    presignatures: tuple[Presignature, ...]
+    requests: tuple[Request, ...]
+    public_keys: tuple[Point, ...]
+    secrets: tuple[PresignatureSecrets, ...]
+
+    @property
+    def opening(self) -> Opening:
+        return Opening(
+            spends(
+                self.presignatures,
+                [p.base_r for p in self.presignatures],
+                [r.digest for r in self.requests],
+            ),
+            b"".join(s.nu for s in self.secrets),
+        )
+
+
+def claim(
+    key: KeyShare,
+    index: int,
+    players: tuple[int, ...],
+    setups: Mapping[int, PairSetup],
+    presignatures: Sequence[Presignature],
+    requests: Sequence[Request],
+) -> Claim:
+    """Take one presignature for each request.
+
+    What can be refused is refused while all of them are unused. After that they are spent: the
+    caller runs the one session whose spec has the claim's opening, or none. It fixes requests and
+    presignatures before, and keeps the result by request: a repeated request gets the same
+    signatures or new presignatures.
 
     Args:
-        setups: the pairwise setups the presignature was made on.
-        digest: exactly 32 bytes.
-        tweak: additive derivation tweak τ in [0, q).
-
-    Yields, besides rounds: ``Durable("spend", Spend)`` before ν is opened.
+        index: this player.
+        players: the signers, sorted.
+        setups: the live pairwise setups; presignatures made on others are refused.
+        requests: 1 to 100.
 
     Raises:
         KeycairnError: E_MALFORMED, E_BAD_INDEX, E_BAD_SCALAR for the caller's own input and
             E_PRESIG_UNKNOWN for another key's, generation's, signer set's or setup's
-            presignature (it stays unused); E_PRESIG_SPENT.
-        Abort: E_BAD_LENGTH, E_BAD_COMMIT, E_BAD_SCALAR naming the peer; E_SIG_INVALID naming the
-            others (certain with two signers only), never a ban, and the digest then counts as
-            possibly signed; E_UNAVAILABLE if a setup ended. The presignature is spent.
+            presignature (all stay unused); E_PRESIG_SPENT (those before it are spent, too);
+            E_UNAVAILABLE if a setup ended.
     """
-    group, record = key.record.group, key.record
-    public_key = _checked(party, key, setups, presignature, digest, tweak)
-    me, peers = party.index, party.peers
-    secrets = presignature.take()
-    yield Durable(
-        "spend",
-        Spend(presignature.id, presignature.base_r, record.key_id, digest),
+    public_keys = _check_requests(key, requests)
+    check_signer(index, players, key, setups)
+    check_fits(
+        presignatures,
+        index=index,
+        players=players,
+        record_hash=key.record.hash,
+        requests=len(requests),
+    )
+    for p in presignatures:
+        if any(setups[j].setup_id != p.setup_ids.get(j) for j in players if j != index):
+            raise unknown("the presignature was made on a setup that has ended", p.id)
+    for j in players:
+        if j != index:
+            setups[j].state()
+    return Claim(
+        key,
+        setups,
+        tuple(presignatures),
+        tuple(requests),
+        public_keys,
+        tuple(p.take() for p in presignatures),
     )
 
-    inbox: Inbox = yield Round(broadcast=Reveal(secrets.nu), echo=False)
-    nus = {me: secrets.nu}
-    for j in peers:
-        nus[j] = inbox.broadcast[j].nu
-        require_length(j, "ν", nus[j], 32)
-        expected = nu_commitment(presignature.sid, j, presignature.slot, nus[j])
-        if not hmac.compare_digest(expected, presignature.commitments[j]):
-            raise Abort(
-                Code.BAD_COMMIT,
-                f"player {j}: ν does not open the presignature's commitment",
-                culprits=[j],
-                not_lost=f"{NOTHING_SIGNED} The presignature is spent.",
-            )
-    tau = group.encode_scalar(tweak)
-    revealed = [nus[j] for j in party.players]
-    players = list(party.players)
-    session = hash_of(
-        _SESSION, party.sid, presignature.id, record.hash, players, tau, digest, revealed
-    )
-    delta = to_scalar(
-        group.q,
-        _DELTA,
-        record.public_key,
-        tau,
-        digest,
-        presignature.base_r,
-        presignature.id,
-        players,
-        revealed,
-    )
-    nonce_point = _rerandomised(group.decode_point(presignature.base_r), delta)
-    x, y_parity = affine_x_parity(nonce_point)
-    r = x % group.q
-    if r == 0:
-        _unusable()
 
-    h = int.from_bytes(digest, "big")
-    z_u, z_w = (zero_share(group, _ZERO, session, me, setups, peers, label) for label in ("u", "w"))
-    u = (secrets.u + delta * secrets.phi + z_u) % group.q
-    v = secrets.v + tweak * secrets.phi
-    w = (h * secrets.phi + r * v + z_w) % group.q
-    mine = Partial(group.encode_scalar(w), group.encode_scalar(u))
-    inbox = yield Round(broadcast=mine, echo=False)
-    for j in peers:
-        with blame(j):
-            w += group.decode_scalar(inbox.broadcast[j].w)
-            u += group.decode_scalar(inbox.broadcast[j].u)
-    try:
-        r, s, recovery_id = finish(group, x, y_parity, w, u)
-        verify_ecdsa(group, public_key.encode(), digest, r, s)
-    except KeycairnError:
-        raise _invalid(party, digest) from None
-    return EcdsaSignature(r, s, recovery_id, presignature.base_r, presignature.id)
+def use(party: Party, claim: Claim) -> Protocol[list[EcdsaSignature]]:
+    """Sign the requests of a claim: one round.
+
+    ``party`` is a session's whose spec had ``claim.opening`` and named the presignatures.
+
+    Raises:
+        Abort: E_BAD_LENGTH, E_BAD_COMMIT, E_BAD_SCALAR naming the peer; E_SIG_INVALID naming the
+            others (certain with two signers only), never a ban, and all digests then count as
+            possibly signed; E_UNAVAILABLE if a setup ended.
+    """
+    return (yield from _sign(party, claim, party.nonces))
 
 
 def sign_full(
     party: Party,
     key: KeyShare,
     setups: Mapping[int, PairSetup],
-    digest: bytes,
-    tweak: int = 0,
-) -> Protocol[EcdsaSignature]:
+    requests: Sequence[Request],
+) -> Protocol[list[EcdsaSignature]]:
     """Presign and sign in one session: five rounds, no stored presignature.
 
-    Arguments and errors are those of :func:`presign` and :func:`sign`.
+    Arguments and errors are those of :func:`presign`, :func:`claim` and :func:`use`. Yields,
+    besides rounds: ``Durable("spend", tuple[Spend, ...])`` before ν is opened.
     """
-    _check_request(key, digest, tweak)
-    (presignature,) = yield from presign(party, key, setups, 1)
-    return (yield from sign(party, key, setups, presignature, digest, tweak))
+    _check_requests(key, requests)
+    made = yield from presign(party, key, setups, len(requests))
+    return (yield from sign(party, claim(key, party.index, party.players, setups, made, requests)))
 
 
-def _check_request(key: KeyShare, digest: bytes, tweak: int) -> Point:
-    """Digest and tweak; gives the public key to verify against, ``X + τ·G``."""
-    group = key.record.group
-    if type(digest) is not bytes or len(digest) != 32:
-        raise KeycairnError(Code.MALFORMED, "the digest must be exactly 32 bytes")
-    if type(tweak) is not int or not 0 <= tweak < group.q:
-        raise KeycairnError(Code.BAD_SCALAR, "the tweak is not below the group order")
-    public = key.record.public_point()
-    return group.add([public, group.base_mul(tweak)]) if tweak else public
+def sign(party: Party, claim: Claim) -> Protocol[list[EcdsaSignature]]:
+    """As :func:`use`, in a confirmed session: spends, and opens ν in a round of its own."""
+    opening = claim.opening
+    yield opening.spend
+    inbox: Inbox = yield Round(broadcast=Reveal(opening.nonce), echo=False)
+    opened = {party.index: opening.nonce} | {j: inbox.broadcast[j].nu for j in party.peers}
+    return (yield from _sign(party, claim, opened))
 
 
-def _checked(
-    party: Party,
-    key: KeyShare,
-    setups: Mapping[int, PairSetup],
-    presignature: Presignature,
-    digest: bytes,
-    tweak: int,
-) -> Point:
-    """Everything that can be refused while the presignature is still unused."""
-    public_key = _check_request(key, digest, tweak)
-    check_signer(party, key, setups)
-    fits = (
-        presignature.record_hash == key.record.hash
-        and presignature.players == party.players
-        and all(presignature.setup_ids.get(j) == setups[j].setup_id for j in party.peers)
+def _sign(
+    party: Party, claim: Claim, opened: Mapping[int, bytes]
+) -> Protocol[list[EcdsaSignature]]:
+    """From the opened ν of all signers (32 bytes for each request) to the signatures."""
+    group = claim.key.record.group
+    nus = _nus(party, claim.presignatures, opened)
+    slots = [_Slot.begin(party, claim, k, nus[k]) for k in range(len(nus))]
+    mine = Partial(
+        b"".join(group.encode_scalar(slot.w) for slot in slots),
+        b"".join(group.encode_scalar(slot.u) for slot in slots),
     )
-    if not fits:
-        raise KeycairnError(
-            Code.PRESIG_UNKNOWN,
-            "the presignature was made for another key, generation, signer set or setup",
-            not_lost="The presignature was not used.",
-            detail={"presignature_id": presignature.id.hex()},
-        )
+    inbox: Inbox = yield Round(broadcast=mine, echo=False)
+    size = group.scalar_len
     for j in party.peers:
-        setups[j].state()
-    return public_key
+        partial = inbox.broadcast[j]
+        ws, us = (
+            elements(j, what, column, size, len(slots), Code.BAD_SCALAR)
+            for what, column in (("w", partial.w), ("u", partial.u))
+        )
+        with blame(j):
+            for slot, w, u in zip(slots, ws, us, strict=True):
+                slot.w += group.decode_scalar(w)
+                slot.u += group.decode_scalar(u)
+    try:
+        return [slot.finish() for slot in slots]
+    except KeycairnError:
+        raise _invalid(party, claim.requests) from None
+
+
+def _nus(
+    party: Party, presignatures: Sequence[Presignature], opened: Mapping[int, bytes]
+) -> list[dict[int, bytes]]:
+    """ν of every signer for every presignature, checked against the commitments."""
+    nus: list[dict[int, bytes]] = [{} for _ in presignatures]
+    for j in party.players:
+        mine = elements(j, "ν", opened[j], 32, len(presignatures), Code.BAD_LENGTH)
+        for k, (p, nu) in enumerate(zip(presignatures, mine, strict=True)):
+            expected = nu_commitment(p.sid, j, p.slot, nu)
+            if not hmac.compare_digest(expected, p.commitments[j]):
+                raise Abort(
+                    Code.BAD_COMMIT,
+                    f"player {j}: ν does not open the presignature's commitment",
+                    culprits=[j],
+                    not_lost=f"{NOTHING_SIGNED} The presignature is spent.",
+                )
+            nus[k][j] = nu
+    return nus
+
+
+@dataclass
+class _Slot:
+    """One request on its way: sums of w and u, and what they are finished with."""
+
+    presignature: Presignature
+    request: Request
+    public_key: Point
+    x: int
+    y_parity: int
+    w: int
+    u: int
+
+    @classmethod
+    def begin(cls, party: Party, claim: Claim, k: int, nus: Mapping[int, bytes]) -> _Slot:
+        """δ, R' and this signer's summands."""
+        record, group = claim.key.record, claim.key.record.group
+        p, request, secrets = claim.presignatures[k], claim.requests[k], claim.secrets[k]
+        players = list(party.players)
+        tau = group.encode_scalar(request.tweak)
+        revealed = [nus[j] for j in party.players]
+        session = hash_of(
+            _SESSION, party.sid, p.id, record.hash, players, tau, request.digest, revealed
+        )
+        delta = to_scalar(
+            group.q,
+            _DELTA,
+            record.public_key,
+            tau,
+            request.digest,
+            p.base_r,
+            p.id,
+            players,
+            revealed,
+        )
+        x, y_parity = affine_x_parity(_rerandomised(group.decode_point(p.base_r), delta))
+        r = x % group.q
+        if r == 0:
+            _unusable()
+        z_u, z_w = zero_shares(
+            group, _ZERO, session, party.index, claim.setups, party.peers, ("u", "w")
+        )
+        h = int.from_bytes(request.digest, "big")
+        u = (secrets.u + delta * secrets.phi + z_u) % group.q
+        v = secrets.v + request.tweak * secrets.phi
+        w = (h * secrets.phi + r * v + z_w) % group.q
+        return cls(p, request, claim.public_keys[k], x, y_parity, w, u)
+
+    def finish(self) -> EcdsaSignature:
+        """The signature, verified. E_BAD_SCALAR, E_SIG_INVALID."""
+        group = self.public_key.group
+        r, s, recovery_id = finish(group, self.x, self.y_parity, self.w, self.u)
+        verify_ecdsa(group, self.public_key.encode(), self.request.digest, r, s)
+        p = self.presignature
+        return EcdsaSignature(r, s, recovery_id, p.base_r, p.id, self.public_key.encode())
+
+
+def _check_requests(key: KeyShare, requests: Sequence[Request]) -> tuple[Point, ...]:
+    """Digests and tweaks; gives the public keys to verify against, ``X + τ·G``."""
+    group, public = key.record.group, key.record.public_point()
+    if not 1 <= len(requests) <= MAX_ITEMS:
+        raise KeycairnError(Code.MALFORMED, f"1 to {MAX_ITEMS} digests in one session")
+    keys = []
+    for request in requests:
+        digest, tweak = request.digest, request.tweak
+        if type(digest) is not bytes or len(digest) != 32:
+            raise KeycairnError(Code.MALFORMED, "the digest must be exactly 32 bytes")
+        if type(tweak) is not int or not 0 <= tweak < group.q:
+            raise KeycairnError(Code.BAD_SCALAR, "the tweak is not below the group order")
+        keys.append(group.add([public, group.base_mul(tweak)]) if tweak else public)
+    return tuple(keys)
 
 
 def _rerandomised(base: Point, delta: int) -> Point:
@@ -218,7 +333,8 @@ def _unusable() -> NoReturn:
     )
 
 
-def _invalid(party: Party, digest: bytes) -> Abort:
+def _invalid(party: Party, requests: Sequence[Request]) -> Abort:
+    digests = [r.digest.hex() for r in requests]
     return Abort(
         Code.SIG_INVALID,
         "the combined signature does not verify; nothing was released",
@@ -227,5 +343,5 @@ def _invalid(party: Party, digest: bytes) -> Abort:
         not_lost="No key share was lost. The presignature is spent, and the digest counts as "
         "possibly signed: a cheating signer may hold the valid signature.",
         next="find out what the named signers signed before you sign again",
-        detail={"digest": digest.hex(), "possibly_signed": True},
+        detail={"digests": digests, "possibly_signed": True},
     )

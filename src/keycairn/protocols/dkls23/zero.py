@@ -38,16 +38,3 @@ def zero_shares(
         for k, label in enumerate(labels):
             totals[k] += sign * to_scalar(group.q, t, zeta, session, low, high, label)
     return [total % group.q for total in totals]
-
-
-def zero_share(
-    group: Group,
-    t: Tag,
-    session: bytes,
-    me: int,
-    setups: Mapping[int, PairSetup],
-    peers: tuple[int, ...],
-    label: int | str,
-) -> int:
-    """:func:`zero_shares` for one label."""
-    return zero_shares(group, t, session, me, setups, peers, [label])[0]

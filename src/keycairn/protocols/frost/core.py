@@ -46,12 +46,18 @@ class NoncePair:
     __slots__ = ("_binding", "_hiding", "_lock", "commitment")
 
     def __init__(
-        self, index: int, hiding: int, binding: int, suite: Suite = ED25519_SHA512
+        self,
+        index: int,
+        hiding: int,
+        binding: int,
+        suite: Suite = ED25519_SHA512,
+        commitment: NonceCommitment | None = None,
     ) -> None:
+        """``commitment``, if the caller has it already, must be that of the two nonces."""
         self._hiding: SecretScalar | None = SecretScalar(hiding)
         self._binding: SecretScalar | None = SecretScalar(binding)
         self._lock = threading.Lock()
-        self.commitment = NonceCommitment(
+        self.commitment = commitment or NonceCommitment(
             index, suite.group.base_mul(hiding), suite.group.base_mul(binding)
         )
 
