@@ -34,24 +34,21 @@ class SigningJournal:
 
     async def commit(self, what: str, record: Any) -> None:
         if isinstance(record, tuple):
-            for spend in record:
-                await self._spend(spend)
+            await self._store.spend_all([self._row(spend) for spend in record])
         elif isinstance(record, Ban):
             # A ban must reach the disk even if the client has gone and this session is cancelled.
             await asyncio.shield(self._sessions.ban(record.peers, record.reason))
         else:
             raise ValueError(f"signing has no durable step {what}")
 
-    async def _spend(self, spend: Spend) -> None:
-        await self._store.spend(
-            SpendRow(
-                spend.presignature_id,
-                self._incarnation,
-                spend.key_id,
-                spend.base_r,
-                spend.digest,
-                self._clock.now_us(),
-            )
+    def _row(self, spend: Spend) -> SpendRow:
+        return SpendRow(
+            spend.presignature_id,
+            self._incarnation,
+            spend.key_id,
+            spend.base_r,
+            spend.digest,
+            self._clock.now_us(),
         )
 
 
