@@ -28,6 +28,7 @@ SLOW = (
     "ers/test_recover",
     "links/test_tls",
     "node/test_openapi",
+    "protocols/cheating/",
     "protocols/dkls23/test_presign",
     "protocols/dkls23/test_sign",
     "protocols/test_frost_bip340",
