@@ -109,9 +109,13 @@ class Mailbox:
             )
 
     def _abort(self, peer: int, frame: Frame) -> None:
-        # A notice of an earlier run under the same name must not end this one.
         if frame.sid and self.sid and frame.sid != self.sid:
-            self.dropped += 1
+            if self.first_round == 2:
+                # A notice of an earlier run under the same name must not end this one.
+                self.dropped += 1
+            else:
+                # Without CONFIRM, a peer may be in this session under another id.
+                self.fail(_other_session(peer))
             return
         try:
             code = decode(session.AbortNotice, frame.body).code

@@ -153,7 +153,7 @@ def check_hello(mine: Hello, theirs: Hello, params: Message, me: int, peer: int)
             raise _mismatch(name, peer)
     if mine.params != theirs.params:
         raise _mismatch(_differing_field(params, theirs.params), peer)
-    if len(theirs.nonce) != NONCE_LEN or len(theirs.incarnation) != len(mine.incarnation):
+    if len(theirs.nonce) != len(mine.nonce) or len(theirs.incarnation) != len(mine.incarnation):
         raise _mismatch("nonce", peer)
     bound = [p for p, _ in theirs.bindings]
     if bound != sorted(set(bound)) or not set(bound) <= set(mine.players):
