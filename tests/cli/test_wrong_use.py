@@ -29,6 +29,8 @@ Run = Callable[..., Any]
         (["sign", "K", "--digest", "00" * 32, "--message", "00"], 2, "E_MALFORMED"),
         (["sign", "K", "--message-file", "/nonexistent"], 2, "E_MALFORMED"),
         (["node", "run", "--config", "/nonexistent/node.toml"], 2, "E_MALFORMED"),
+        (["node", "unban", "2"], 2, "E_MALFORMED"),
+        (["node", "unban", "two", "--config", "/nonexistent/node.toml"], 2, "E_MALFORMED"),
         (["backup", "create"], 2, "E_MALFORMED"),
         (["bench", "sign", "--signers", "1"], 2, "E_MALFORMED"),
         (["bench", "sign", "--signers", "2.0"], 2, "E_MALFORMED"),

@@ -76,6 +76,18 @@ async def test_management_needs_the_token_of_this_start(running: NodeConfig, api
     assert caught.value.code is Code.AUTHN
 
 
+async def test_T006_unban_of_no_peer(running: NodeConfig, api_key: str) -> None:
+    async with OperatorClient.of(running) as node:
+        for player, expected in (("1", "E_BAD_INDEX"), ("3", "E_BAD_INDEX"), ("x", "E_BAD_INDEX")):
+            answer = await node.send("POST", f"/v1/peers/{player}/unban", {})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, expected)
+        assert (await node.unban(2))["lifted"] == []
+    # No application lifts a ban.
+    async with NodeClient(running.api.url, api_key) as client:
+        answer = await client.send("POST", "/v1/peers/2/unban", {})
+        assert answer.status_code == 404
+
+
 async def test_token_is_gone_after_the_stop_and_new_after_a_start(config: NodeConfig) -> None:
     tokens = set()
     for _ in range(2):

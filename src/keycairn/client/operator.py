@@ -41,6 +41,10 @@ class OperatorClient(JsonClient):
         answer: list[dict[str, Any]] = (await self.call("GET", "/v1/peers"))["peers"]
         return answer
 
+    async def unban(self, peer: int) -> dict[str, Any]:
+        """Lift every ban of a peer; idempotent."""
+        return await self.call("POST", f"/v1/peers/{peer}/unban", {})
+
     async def digest(self) -> str:
         return str((await self.call("GET", "/v1/digest"))["digest"])
 

@@ -28,6 +28,7 @@ from keycairn.vault.api import Service
 from keycairn.vault.ports import BundleRow
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_PLAYER = re.compile(r"[1-9][0-9]{0,2}\Z")
 _BODY = 1 << 20
 
 
@@ -90,6 +91,11 @@ def build_management(
     async def peers() -> JSONResponse:
         return JSONResponse({"peers": plain(list(await service.peers()))})
 
+    @app.post("/v1/peers/{index}/unban", openapi_extra=body_schema(EmptyBody))
+    async def unban(index: Annotated[int, Depends(_player)], request: Request) -> JSONResponse:
+        await read_body(request, EmptyBody, max_bytes=_BODY)
+        return JSONResponse(plain(await service.unban(index)))
+
     @app.get("/v1/digest")
     async def digest() -> JSONResponse:
         return JSONResponse({"digest": (await service.state_digest()).hex()})
@@ -144,6 +150,12 @@ def build_management(
         return Response(body, headers={"content-type": kind})
 
     return app
+
+
+def _player(index: str) -> int:
+    if not _PLAYER.match(index):
+        raise KeycairnError(Code.BAD_INDEX, "a player is a number from 1 to 255")
+    return int(index)
 
 
 def _spki_hash(sha256: str) -> str:

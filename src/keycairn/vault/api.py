@@ -204,7 +204,16 @@ class Service(Protocol):
         ...
 
     async def peers(self) -> Sequence[dict[str, Any]]:
-        """index, up, incarnation, setup (bool), banned, last_seen."""
+        """index, up, incarnation, version, setup (bool), banned, ban (id, reason, at_us; or
+        None), lifted_bans."""
+        ...
+
+    async def unban(self, peer: int) -> dict[str, Any]:
+        """This node's operator lifts every ban of ``peer``; sessions with it begin on a new pair
+        setup. Idempotent. E_BAD_INDEX.
+
+        Returns: peer, lifted (ids of the bans that this call lifted), banned, refresh (ids of
+        the keys whose shares the peer may know bits of)."""
         ...
 
     async def health(self) -> dict[str, Any]:

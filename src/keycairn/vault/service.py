@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from keycairn import __version__
@@ -33,6 +34,7 @@ from keycairn.vault.exchange import Exchange
 from keycairn.vault.keys import Keys
 from keycairn.vault.policy import parse, warnings_for
 from keycairn.vault.ports import DocumentStore, KeyRow, Store
+from keycairn.vault.refreshes import Refreshes
 from keycairn.vault.sessions import Sessions
 from keycairn.vault.setups import SetupBook
 from keycairn.vault.signer import IdentitySigner
@@ -43,6 +45,8 @@ T = TypeVar("T")
 #: Threads for protocol steps. The work holds the interpreter lock most of the time; a few
 #: threads let sessions interleave, more would only add switching.
 _THREADS = 4
+#: An un-ban waits so long for the new pair setup.
+_UNBAN_SECONDS = 5.0
 
 
 class NodeService:
@@ -121,6 +125,7 @@ class NodeService:
             clock=clock,
         )
         self._setup_journal = SigningJournal(store, self._sessions, clock, self.incarnation)
+        self._refreshes = Refreshes(store, self._sessions)
         self._ers_keys = ErsKeys(params, store, clock, rng)
         self._documents = Documents(
             params,
@@ -278,6 +283,7 @@ class NodeService:
             }
             for d in await self._store.damaged()
         ]
+        findings += await self._refreshes.findings()
         findings += [
             {"finding": "policy", "text": text}
             for text in warnings_for(self._policy, self._params.gate)
@@ -314,9 +320,41 @@ class NodeService:
                     "ban": None
                     if ban is None
                     else {"id": ban.ban_id, "reason": ban.reason, "at_us": ban.at_us},
+                    "lifted_bans": [
+                        {
+                            "id": row.ban_id,
+                            "reason": row.reason,
+                            "at_us": row.at_us,
+                            "lifted_us": row.lifted_us,
+                        }
+                        for row in self._sessions.lifted_bans
+                        if row.peer == index
+                    ],
                 }
             )
         return out
+
+    async def unban(self, peer: int) -> dict[str, Any]:
+        if peer == self._params.index or peer not in self._params.players:
+            raise KeycairnError(
+                Code.BAD_INDEX,
+                f"player {peer} is not a peer of this node",
+                next="keycairn node peers shows this node's peers",
+                detail={"players": list(self._params.players)},
+            )
+        lifted = await self._sessions.unban(peer, self._refreshes.record)
+        if lifted:
+            # Only new base OTs from here on: of the old ones the peer may know choice bits.
+            self._setups.drop(peer)
+            if self._link.is_up(peer):
+                with suppress(KeycairnError):  # Whoever needs it asks for it again.
+                    await self._setups.ensure([peer], _UNBAN_SECONDS)
+        return {
+            "peer": peer,
+            "lifted": [row.ban_id for row in lifted],
+            "banned": self._sessions.banned(peer),
+            "refresh": await self._refreshes.keys_with(peer),
+        }
 
     async def health(self) -> dict[str, Any]:
         """Whether a round could finish: as many players as the smallest key needs are here."""

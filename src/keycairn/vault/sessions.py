@@ -85,12 +85,16 @@ class Sessions:
         self._requests: dict[tuple[str, str, str], tuple[asyncio.Task[Any], bytes]] = {}
         self._history: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         self._banned: dict[int, BanRow] = {}
+        self._lifted: list[BanRow] = []
+        self._bans_lock = asyncio.Lock()  # around what bans and un-bans write
 
     # -- bans ------------------------------------------------------------------------------
 
     async def load_bans(self) -> None:
-        """Read the bans in force."""
-        self._banned = {b.peer: b for b in await self._store.bans() if b.lifted_us is None}
+        """Read the bans in force, and those that were lifted."""
+        rows = await self._store.bans()
+        self._banned = {b.peer: b for b in rows if b.lifted_us is None}
+        self._lifted = [b for b in rows if b.lifted_us is not None]
 
     def banned(self, peer: int) -> bool:
         """Whether ``peer`` is banned by this node."""
@@ -99,6 +103,34 @@ class Sessions:
     @property
     def bans(self) -> dict[int, BanRow]:
         return dict(self._banned)
+
+    @property
+    def lifted_bans(self) -> tuple[BanRow, ...]:
+        """Bans that this node's operator lifted, oldest lift first."""
+        return tuple(self._lifted)
+
+    async def unban(self, peer: int, before: Callable[[BanRow], Awaitable[None]]) -> list[BanRow]:
+        """Lift every ban of ``peer`` durably; the rows that this call lifted.
+
+        The caller drops what was made with the peer. A ban that is being written at this moment
+        is not lifted: it is younger than the operator's decision.
+
+        Args:
+            before: what must be durable before a ban is lifted.
+        """
+        async with self._bans_lock:
+            now = self._clock.now_us()
+            lifted = []
+            for row in await self._store.bans():
+                if row.peer == peer and row.lifted_us is None:
+                    await before(row)
+                    lifted.append(BanRow(row.ban_id, peer, row.reason, row.at_us, lifted_us=now))
+                    await self._store.put_ban(lifted[-1])
+            self._lifted += lifted
+            in_force = self._banned.get(peer)
+            if in_force is not None and in_force.ban_id in {row.ban_id for row in lifted}:
+                del self._banned[peer]
+        return lifted
 
     async def ban(self, peers: tuple[int, ...], reason: str) -> None:
         """Ban durably, then end every session with the banned peers (rule 7).
@@ -111,11 +143,12 @@ class Sessions:
         # In memory all at once: a disk that fails must not leave a peer out.
         self._banned.update({row.peer: row for row in rows})
         failures: list[KeycairnError] = []
-        for row in rows:
-            try:
-                await self._store.put_ban(row)
-            except KeycairnError as exc:
-                failures.append(exc)
+        async with self._bans_lock:
+            for row in rows:
+                try:
+                    await self._store.put_ban(row)
+                except KeycairnError as exc:
+                    failures.append(exc)
         # Only now: the end of a session tells the peer that its check failed.
         for spec in list(self._running.values()):
             if set(spec.players) & set(peers):

@@ -164,6 +164,8 @@ class SetupBook:
         if peer not in self._making:
             if self._affordable(peer):
                 self._making[peer] = name
+                # Who invites has none, so ours is useless, and no session may begin on it.
+                self.drop(peer)
                 self._exchange.spawn(self._make(name, peer, invite=False))
         elif self._making[peer] != name:
             self._later[peer] = name

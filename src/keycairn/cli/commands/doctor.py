@@ -145,11 +145,16 @@ async def _operator(node: NodeProfile) -> list[dict[str, Any]]:
     except KeycairnError as exc:
         return [_finding(index, exc.message, exc.next)]
     findings = [
-        _finding(index, f"node {index}: {_words(f)}", str(f.get("next", "")))
+        _finding(index, f"node {index}: {_words(f)}", str(f.get("next", "")), f.get("key_ids", ()))
         for f in status.get("findings", ())
     ]
     findings += [
-        _finding(index, f"node {index} has banned node {p['index']}", "keycairn node peers")
+        _finding(
+            index,
+            f"node {index} has banned node {p['index']}: {(p.get('ban') or {}).get('reason')}",
+            "talk to its operator; once the cause is known and gone: keycairn node unban "
+            f"{p['index']} --config {config.file}",
+        )
         for p in peers
         if p.get("banned")
     ]
@@ -175,6 +180,8 @@ async def _operator(node: NodeProfile) -> list[dict[str, Any]]:
 
 
 def _words(finding: Any) -> str:
+    if "text" in finding and "key_ids" in finding:
+        return f"{finding['text']}: {_named(finding['key_ids'])}"
     rest = [
         _named(v) if k == "key_ids" else f"{k} {v}"
         for k, v in finding.items()

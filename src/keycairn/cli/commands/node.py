@@ -1,4 +1,4 @@
-"""``keycairn node``: run, status, peers, digest, restore."""
+"""``keycairn node``: run, status, peers, unban, digest, restore."""
 
 from __future__ import annotations
 
@@ -41,9 +41,31 @@ def register(app: typer.Typer) -> None:
 
     @command(node, "peers")
     def peers(config: Config) -> None:
-        """Show what a running node knows about its peers."""
+        """Show what a running node knows about its peers, bans in force and lifted ones."""
         [answer] = each_operator([load_config(config, {})], lambda n, _: n.peers())
         output.result({"peers": answer})
+
+    @command(node, "unban")
+    def unban(
+        peer: Annotated[int, typer.Argument(parser=whole, help="player number of the peer")],
+        config: Config,
+    ) -> None:
+        """Lift this node's ban of a peer: its operator's decision, and for this node only.
+
+        The peer failed a check that only a cheater fails: know why before you run this. What was
+        made with it is dropped and made anew. It may have learned bits of this node's shares:
+        the keys that both hold ask for a refresh, and doctor says so until they had one.
+        """
+        [result] = each_operator([load_config(config, {})], lambda n, _: n.unban(peer))
+        lifted, keys = len(result["lifted"]), len(result["refresh"])
+        lines = [f"lifted {lifted} ban{'' if lifted == 1 else 's'} of player {peer}"]
+        if not lifted:
+            lines = [f"player {peer} was not banned by this node"]
+        if result["banned"]:
+            lines = [f"player {peer} was banned anew: it is still banned"]
+        if keys:
+            lines.append(f"{keys} key{'' if keys == 1 else 's'} should be refreshed: see doctor")
+        output.result(result, "\n".join(lines))
 
     @command(node, "digest")
     def digest(config: Config) -> None:
