@@ -27,11 +27,17 @@ NAMES: Final = {
     ECHO: "ECHO", ABORT: "ABORT",
 }  # fmt: skip
 
+#: Sessions from presignatures.
+USES: Final = ("dkls23/use", "frost/use ed25519")
+#: Alterations that change nothing where there is no pair setup.
+_OF_A_PAIR: Final = ("another setup", "none", "unsorted", "twice the same")
+
 MISMATCH: Final = Finding(Code.SESSION_MISMATCH, NOBODY, "handshake", joint=True)
 FOREIGN: Final = Finding(Code.SESSION_MISMATCH, NOBODY, "session id", joint=True)
 #: The frame is dropped, and player 4 seems silent.
 SILENCE: Final = Finding(Code.PEER_TIMEOUT, NOBODY, "dropped", joint=True)
 TWICE: Final = Finding(Code.EQUIVOCATION, CHEATER, "mailbox")
+OPENED: Final = Finding(Code.BAD_COMMIT, CHEATER, "commitment to ν")
 SIGNATURE: Final = Finding(Code.BAD_PROOF, CHEATER, "signature")
 FALSE_ECHO: Final = Finding(Code.BAD_PROOF, CHEATER, "signature")
 ECHO_LENGTH: Final = Finding(Code.BAD_LENGTH, CHEATER, "length")
@@ -54,22 +60,26 @@ class FrameRow:
     apply: Apply
     finding: Finding
     only_to: int | None = None
+    scene: str = SCENE
 
     def __str__(self) -> str:
         to = "all" if self.only_to is None else f"player {self.only_to}"
-        return f"{NAMES[self.kind]}.{self.field}, {self.name}, to {to}"
+        return f"{self.scene}: {NAMES[self.kind]}.{self.field}, {self.name}, to {to}"
 
     @property
     def verdicts(self) -> dict[int, Finding]:
         found = self.finding
+        judges = SCENES[self.scene].judges
         if self.only_to is None or found.joint or found.code is None:
-            return dict.fromkeys(SCENES[SCENE].judges, found)
-        rest = Finding(found.code, NOBODY, "hears")
-        return {i: found if i == self.only_to else rest for i in SCENES[SCENE].judges}
+            return dict.fromkeys(judges, found)
+        # Who got another nonce is in a session of another id.
+        rest = FOREIGN if found is OPENED else Finding(found.code, NOBODY, "hears")
+        return {i: found if i == self.only_to else rest for i in judges}
 
     @property
     def spent(self) -> dict[int, bool]:
-        return dict.fromkeys(self.verdicts, self.finding.code is None)
+        # A session from presignatures spends before its HELLO leaves.
+        return dict.fromkeys(self.verdicts, self.scene in USES or self.finding.code is None)
 
 
 def _set(**fields: Any) -> Apply:
@@ -122,7 +132,7 @@ _HELLO: Final[dict[str, dict[str, Callable[[Any], Any]]]] = {
     },
     "nonce": {
         "first bit": _flip,
-        "zeros": lambda _: bytes(32),
+        "zeros": lambda v: bytes(len(v)),
         "shorter": lambda v: v[:-1],
         "longer": lambda v: v + b"\0",
         "empty": lambda _: b"",
@@ -247,8 +257,22 @@ def _aborts() -> Iterator[tuple[int, str, str, Apply, Finding]]:
     yield ABORT, "sid", "another", _set(kind=ABORT, body=old, sid=b"x" * 32), SILENCE
 
 
+def _uses() -> Iterator[FrameRow]:
+    """HELLO again, where it opens a presignature and no CONFIRM follows it."""
+    for scene in USES:
+        for kind, name, what, apply, finding in _hello():
+            if scene != "dkls23/use" and name == "body.bindings" and what in _OF_A_PAIR:
+                continue
+            # There ν is opened, and every receiver alone checks it against what was committed.
+            if (scene, name) == ("dkls23/use", "body.nonce") and what in ("first bit", "zeros"):
+                finding = OPENED
+            for to in (None, VICTIM):
+                yield FrameRow(kind, name, what, apply, finding, to, scene)
+
+
 def frame_rows() -> Iterator[FrameRow]:
     """All cheats by altered frames, to all and to one."""
+    yield from _uses()
     sources = (
         _hello(), _confirm(), _round(BROADCAST), _round(DIRECT), _round(ECHO), _signatures(),
         _echo(), _every_kind(), _aborts(),
@@ -275,7 +299,8 @@ async def run_frame(stage: Stage, row: FrameRow) -> dict[int, Outcome]:
 
     stage.world.frames(cheat)
     try:
-        outcomes: dict[int, Outcome] = await SCENES[SCENE].scene(stage, SCENES[SCENE].players)
+        setting = SCENES[row.scene]
+        outcomes: dict[int, Outcome] = await setting.scene(stage, setting.players)
     finally:
         stage.world.frames(lambda _: None)
     assert step, f"{row}: no such frame went by"

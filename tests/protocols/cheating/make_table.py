@@ -32,8 +32,12 @@ _BLAMED = {CHEATER: "4", OTHERS: "one of the others", NOBODY: "nobody"}
 FAMILIES: Final = {
     "Key generation": ("keygen ed25519", "keygen secp256k1"),
     "Pair setup": ("pair-setup",),
-    "DKLs23": ("dkls23/sign",),
-    "FROST": ("frost/sign ed25519", "frost/sign bip340"),
+    "DKLs23: presign and sign in one session": ("dkls23/sign",),
+    "DKLs23: presign": ("dkls23/presign",),
+    "DKLs23: sign with presignatures": ("dkls23/use",),
+    "FROST: draw nonces and sign in one session": ("frost/sign ed25519", "frost/sign bip340"),
+    "FROST: nonces": ("frost/nonces ed25519", "frost/nonces bip340"),
+    "FROST: sign with nonces": ("frost/use ed25519", "frost/use bip340"),
     "ERS session": ("ers/document",),
 }
 
@@ -119,14 +123,14 @@ def _messages(cheats: Iterable[Row]) -> Iterator[str]:
 
 
 def _frames(cheats: list[FrameRow]) -> Iterator[str]:
-    yield _head("frame", "field", "altered", "ends with", "blamed", "found by")
+    yield _head("session", "frame", "field", "altered", "ends with", "blamed", "found by")
     alike = groupby(
         (row for row in cheats if row.only_to is None),
-        lambda r: (NAMES[r.kind], r.field, *_ends(r.finding)[:2], r.finding.by),
+        lambda r: (r.scene, NAMES[r.kind], r.field, *_ends(r.finding)[:2], r.finding.by),
     )
-    for (kind, field, code, blamed, by), group in alike:
+    for (scene, kind, field, code, blamed, by), group in alike:
         names = ", ".join(row.name for row in group)
-        yield _line(kind, f"`{field}`", names, code, blamed, by)
+        yield _line(scene, kind, f"`{field}`", names, code, blamed, by)
 
 
 def _programmes(cheats: Iterable[Programme]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from keycairn.curves import ED25519, SECP256K1, Group
 from keycairn.errors import Code
 from keycairn.protocols import ers_session, keygen, setup
 from keycairn.protocols.dkls23 import messages as dkls
-from keycairn.protocols.frost import session as frost
+from keycairn.protocols.frost import messages as frost
 from keycairn.protocols.wire import Message
 from protocols.cheating.shapes import Change, Kind, Shape
 
@@ -49,6 +49,7 @@ def _certain(code: Code, by: str) -> Finding:
 
 NOTHING: Final = Finding(None, NOBODY, "nothing to find")
 SAME: Final = Finding(None, NOBODY, "the same at all")
+LATER: Final = Finding(None, NOBODY, "nothing here; at use the shares")
 MALFORMED: Final = _certain(Code.MALFORMED, "codec")
 ECHO: Final = Finding(Code.EQUIVOCATION, CHEATER, "echo", joint=True)
 LENGTH: Final = _certain(Code.BAD_LENGTH, "length")
@@ -214,30 +215,27 @@ def _presign() -> list[Place]:
 
 
 def _ecdsa() -> list[Place]:
-    number = Field(Shape("scalar"), PARTIAL, length=SCALAR)
+    number = Field(Shape("scalar", column=True), PARTIAL, length=SCALAR)
     return [
-        Place(dkls.Reveal, "broadcast", {"nu": _hash(COMMIT)}, spent="before"),
+        Place(dkls.Reveal, "broadcast", {"nu": Field(Shape("opaque"), COMMIT)}, spent="before"),
         Place(dkls.Partial, "broadcast", {"w": number, "u": number}, last=True, spent="before"),
     ]
 
 
-def _frost(group: Group) -> list[Place]:
+def _nonces(group: Group, value: Finding, *, echo: bool = False) -> Place:
     """docs/protocols/frost.md, "Who is blamed for what"."""
-    nonce = Field(Shape("point", 0, group), FINAL, length=POINT)
-    return [
-        Place(frost.NonceMessage, "broadcast", {"hiding": nonce, "binding": nonce}, spent="passed"),
-        Place(
-            frost.ResponseMessage,
-            "broadcast",
-            {
-                "value": Field(Shape("scalar", 0, group), SHARES, length=SCALAR),
-                # The signature is good, so nobody looks at who signed which package.
-                "package": _hash(NOTHING, common=True),
-            },
-            last=True,
-            spent="before",
-        ),
-    ]
+    nonce = Field(Shape("point", 0, group, column=True), value, length=POINT)
+    fields = {"hiding": nonce, "binding": nonce}
+    return Place(frost.NonceMessage, "broadcast", fields, echo=echo, spent="passed")
+
+
+def _responses(group: Group) -> Place:
+    fields = {
+        "value": Field(Shape("scalar", 0, group, column=True), SHARES, length=SCALAR),
+        # The signature is good, so nobody looks at who signed which package.
+        "package": Field(Shape("opaque"), NOTHING, common=True),
+    }
+    return Place(frost.ResponseMessage, "broadcast", fields, last=True, spent="before")
 
 
 def _ers() -> list[Place]:
@@ -252,7 +250,14 @@ PLACES: Final[dict[str, list[Place]]] = {
     "keygen secp256k1": _keygen(SECP256K1),
     "pair-setup": _setup(),
     "dkls23/sign": [*_presign(), *_ecdsa()],
-    "frost/sign ed25519": _frost(ED25519),
-    "frost/sign bip340": _frost(SECP256K1),
+    "dkls23/presign": _presign(),
+    "dkls23/use": _ecdsa()[1:],
+    "frost/sign ed25519": [_nonces(ED25519, FINAL), _responses(ED25519)],
+    "frost/sign bip340": [_nonces(SECP256K1, FINAL), _responses(SECP256K1)],
+    # Who shows nonces that it can't answer for makes wrong shares when they are used.
+    "frost/nonces ed25519": [_nonces(ED25519, LATER, echo=True)],
+    "frost/nonces bip340": [_nonces(SECP256K1, LATER, echo=True)],
+    "frost/use ed25519": [_responses(ED25519)],
+    "frost/use bip340": [_responses(SECP256K1)],
     "ers/document": _ers(),
 }

@@ -20,22 +20,23 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from keycairn.encoding import SecretBytes
 from keycairn.ers.rsa import RsaPublicKey, load_rsa_public_key
 from keycairn.ers.statement import chain_code_hash
-from keycairn.protocols import ers_session, frost, keygen, setup, wire
+from keycairn.protocols import dkls23, ers_session, frost, keygen, setup, wire
 from keycairn.protocols.dkls23 import session as dkls_session
-from keycairn.protocols.dkls23 import sign_full, verify_ecdsa
 from keycairn.protocols.form import Party, Protocol, Round
-from keycairn.protocols.record import KeyShare
+from keycairn.protocols.record import KeyRecord, KeyShare
 from keycairn.protocols.session import BROADCAST, DIRECT, Frame, SessionSpec
 from keycairn.protocols.setup import PairSetup
 from protocols.cheating.virtual import Inline
-from protocols.lockstep import deal, deal_setups
+from protocols.lockstep import deal, deal_setups, parties
+from protocols.lockstep import run as run_lockstep
 from protocols.network import VAULT, Copy, Outcome, World
 
 CHEATER = 4
 SIGNERS = (1, 3, 4)
 HONEST = (1, 2, 3)
 EVERYBODY = (1, 2, 3, 4, 5)
-DIGEST = hashlib.sha256(b"cheating").digest()
+DIGESTS = tuple(hashlib.sha256(text).digest() for text in (b"first", b"second"))
+TWEAK = 7  # of the second item: a derived child
 
 Alter = Callable[[Copy, type, "wire.Message | None"], "list[Frame] | None"]
 
@@ -49,6 +50,8 @@ class Stage:
     setups: dict[int, dict[int, PairSetup]]
     count: int = 0
     lives: int = 0
+    #: Presignatures and nonce pairs in stock, by kind and signers.
+    stock: dict[tuple[str, tuple[int, ...]], dict[int, list[Any]]] = field(default_factory=dict)
     #: The round that each player is in, for the man in the middle.
     rounds: dict[int, Round] = field(default_factory=dict)
 
@@ -72,6 +75,7 @@ class Stage:
             if i != CHEATER:
                 self.setups[i][CHEATER] = fresh[i][CHEATER]
         self.setups[CHEATER] = fresh[CHEATER]
+        self.stock.clear()
 
     def forget(self) -> None:
         """Clear the journals and the log of frames."""
@@ -81,13 +85,35 @@ class Stage:
             self.world[i].journal.clear()
 
     async def run(
-        self, spec: SessionSpec, factory: Callable[[int], Callable[[Party], Protocol[Any]]]
+        self,
+        specs: SessionSpec | Mapping[int, SessionSpec],
+        factory: Callable[[int], Callable[[Party], Protocol[Any]]],
     ) -> dict[int, Outcome]:
-        """One session among the players of ``spec``."""
+        """One session among the players of ``specs``."""
+        if isinstance(specs, SessionSpec):
+            specs = dict.fromkeys(specs.players, specs)
         return await self.world.run(
-            {i: spec for i in spec.players},
-            lambda i: lambda party: self._noted(i, factory(i)(party)),
+            specs, lambda i: lambda party: self._noted(i, factory(i)(party))
         )
+
+    def take(self, kind: str, players: tuple[int, ...], count: int) -> dict[int, list[Any]]:
+        """Unused presignatures or nonce pairs of all ``players``; made in batches, without the
+        network."""
+        place = (kind, players)
+        if len(self.stock.get(place, {}).get(players[0], [])) < count:
+            self.lives += 1
+            members = parties(players, f"stock/{kind}/{self.lives}")
+            held = self.keys[kind]
+            made = run_lockstep(
+                {
+                    i: dkls23.presign(members[i], held[i], self.setups[i], 16)
+                    if kind == "ecdsa"
+                    else frost.presign(members[i], held[i], 16)
+                    for i in players
+                }
+            )
+            self.stock[place] = {i: list(made[i].result) for i in players}
+        return {i: [self.stock[place][i].pop(0) for _ in range(count)] for i in players}
 
     def _noted(self, i: int, protocol: Protocol[Any]) -> Protocol[Any]:
         answer = None
@@ -166,48 +192,176 @@ async def _pair_setup(stage: Stage, players: tuple[int, ...]) -> dict[int, Outco
     return await ecdsa(stage, players)
 
 
-async def ecdsa(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
-    """Presign and sign in one session."""
-    held = stage.keys["ecdsa"]
-    record = held[1].record
-    params = dkls_session.SignParams("r", record.key_id, record.hash, DIGEST, bytes(32))
-    outcomes = await stage.world.run(
-        {
-            i: SessionSpec(
-                f"row-{stage.count}/ecdsa",
-                dkls_session.NAME,
-                dkls_session.VERSION,
-                VAULT,
-                players,
-                params,
-                {j: stage.setups[i][j].setup_id for j in players if j != i},
-            )
-            for i in players
-        },
-        lambda i: lambda party: stage._noted(i, sign_full(party, held[i], stage.setups[i], DIGEST)),
-    )
-    stage.name()
+# -- ECDSA ---
+
+_REQUESTS = (dkls23.Request(DIGESTS[0]), dkls23.Request(DIGESTS[1], TWEAK))
+_ITEMS = (dkls23.Item(DIGESTS[0], "m"), dkls23.Item(DIGESTS[1], "m/7"))
+
+
+def _child(record: KeyRecord, tweak: int) -> bytes:
+    group = record.group
+    return group.add([record.public_point(), group.base_mul(tweak)]).encode()
+
+
+def _verified(record: KeyRecord, outcomes: dict[int, Outcome]) -> dict[int, Outcome]:
+    """Whatever a player has as its result are two signatures that verify."""
     for outcome in outcomes.values():
         if outcome.result is not None:
-            r, s = outcome.result.r, outcome.result.s
-            verify_ecdsa(record.group, record.public_key, DIGEST, r, s)
+            first, second = outcome.result
+            dkls23.verify_ecdsa(record.group, record.public_key, DIGESTS[0], first.r, first.s)
+            dkls23.verify_ecdsa(record.group, _child(record, TWEAK), DIGESTS[1], second.r, second.s)
     return outcomes
 
 
-def _frost(kind: str) -> Scene:
+def _ecdsa_spec(
+    stage: Stage, i: int, players: tuple[int, ...], name: str, protocol: str, params: wire.Message
+) -> SessionSpec:
+    bindings = {j: stage.setups[i][j].setup_id for j in players if j != i}
+    return SessionSpec(name, protocol, dkls23.VERSION, VAULT, players, params, bindings)
+
+
+async def ecdsa(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
+    """Presign and sign in one session: two digests, one of them for a derived child."""
+    held, name = stage.keys["ecdsa"], stage.name()
+    record = held[1].record
+    params = dkls23.SignParams("r", record.key_id, record.hash, _ITEMS)
+    outcomes = await stage.run(
+        {i: _ecdsa_spec(stage, i, players, name, dkls23.NAME, params) for i in players},
+        lambda i: lambda party: dkls23.sign_full(party, held[i], stage.setups[i], _REQUESTS),
+    )
+    return _verified(record, outcomes)
+
+
+async def _ecdsa_presign(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
+    """Make two presignatures, and use them if there are any: a wrong ψ shows only then."""
+    held, name = stage.keys["ecdsa"], stage.name()
+    record = held[1].record
+    params = dkls23.PresignParams(record.key_id, record.hash, 2)
+    outcomes = await stage.run(
+        {i: _ecdsa_spec(stage, i, players, name, dkls23.PRESIGN_NAME, params) for i in players},
+        lambda i: lambda party: dkls23.presign(party, held[i], stage.setups[i], 2),
+    )
+    if any(o.error for o in outcomes.values()):
+        return outcomes
+    return await _use(stage, players, {i: o.result for i, o in outcomes.items()})
+
+
+async def _ecdsa_use(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
+    """Sign two digests with presignatures in stock."""
+    return await _use(stage, players, stage.take("ecdsa", players, 2))
+
+
+async def _use(
+    stage: Stage, players: tuple[int, ...], presignatures: Mapping[int, list[Any]]
+) -> dict[int, Outcome]:
+    held, name = stage.keys["ecdsa"], stage.name()
+    record = held[1].record
+    claims = {
+        i: dkls23.claim(held[i], i, players, stage.setups[i], presignatures[i], _REQUESTS)
+        for i in players
+    }
+    ids = tuple(p.id for p in presignatures[players[0]])
+    params = dkls23.UseParams("r", record.key_id, record.hash, _ITEMS, ids)
+    outcomes = await stage.run(
+        {
+            i: dataclasses.replace(
+                _ecdsa_spec(stage, i, players, name, dkls23.USE_NAME, params),
+                opening=claims[i].opening,
+            )
+            for i in players
+        },
+        lambda i: lambda party: dkls23.use(party, claims[i]),
+    )
+    return _verified(record, outcomes)
+
+
+# -- FROST ---
+
+
+def _frost_requests(kind: str) -> tuple[frost.Request, ...]:
+    # The second one is for a derived child, of a BIP-340 key also for its output key.
+    root = b"" if kind == "bip340" else None
+    return frost.Request(DIGESTS[0]), frost.Request(DIGESTS[1], TWEAK, root)
+
+
+def _frost_items(kind: str) -> tuple[frost.Item, ...]:
+    first, second = (frost.message_hash(d) for d in DIGESTS)
+    return frost.Item(first, "m", False), frost.Item(second, "m/7", kind == "bip340")
+
+
+def _checked(kind: str, record: KeyRecord, outcomes: dict[int, Outcome]) -> dict[int, Outcome]:
+    """Whatever a player has as its result are two signatures that verify."""
+    suite = frost.suite_of(record)
+    output = frost.signing_key(
+        record, derivation=TWEAK, merkle_root=_frost_requests(kind)[1].merkle_root
+    )
+    for outcome in outcomes.values():
+        if outcome.result is not None:
+            first, second = outcome.result
+            suite.verify(record.public_key, DIGESTS[0], first.signature)
+            suite.verify(output.public_key.encode(), DIGESTS[1], second.signature)
+    return outcomes
+
+
+def _frost_sign(kind: str) -> Scene:
     async def scene(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
         held = stage.keys[kind]
         record = held[1].record
-        params = frost.SignParams("r", record.key_id, record.hash, DIGEST)
+        params = frost.SignParams("r", record.key_id, record.hash, _frost_items(kind))
         spec = SessionSpec(stage.name(), frost.NAME, frost.VERSION, VAULT, players, params)
-        outcomes = await stage.run(spec, lambda i: lambda party: frost.sign(party, held[i], DIGEST))
-        suite = frost.ED25519_SHA512 if kind == "ed25519" else frost.BIP340
-        for outcome in outcomes.values():
-            if outcome.result is not None:
-                suite.verify(record.public_key, DIGEST, outcome.result.signature)
-        return outcomes
+        requests = _frost_requests(kind)
+        return _checked(
+            kind,
+            record,
+            await stage.run(
+                spec, lambda i: lambda party: frost.sign_full(party, held[i], requests)
+            ),
+        )
 
     return scene
+
+
+def _frost_nonces(kind: str) -> Scene:
+    async def scene(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
+        """Two nonce pairs of every signer."""
+        held = stage.keys[kind]
+        record = held[1].record
+        params = frost.PresignParams(record.key_id, record.hash, 2)
+        spec = SessionSpec(stage.name(), frost.PRESIGN_NAME, frost.VERSION, VAULT, players, params)
+        return await stage.run(spec, lambda i: lambda party: frost.presign(party, held[i], 2))
+
+    return scene
+
+
+def _frost_use(kind: str) -> Scene:
+    async def scene(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
+        held, name = stage.keys[kind], stage.name()
+        record, pairs = held[1].record, stage.take(kind, players, 2)
+        claims = {
+            i: frost.claim(
+                held[i], i, players, pairs[i], _frost_requests(kind),
+                stage.world[i].environment.rng.bytes(32),
+            )
+            for i in players
+        }  # fmt: skip
+        ids = tuple(p.id for p in pairs[players[0]])
+        params = frost.UseParams("r", record.key_id, record.hash, _frost_items(kind), ids)
+        outcomes = await stage.run(
+            {
+                i: SessionSpec(
+                    name, frost.USE_NAME, frost.VERSION, VAULT, players, params,
+                    opening=claims[i].opening,
+                )
+                for i in players
+            },
+            lambda i: lambda party: frost.use(party, claims[i]),
+        )  # fmt: skip
+        return _checked(kind, record, outcomes)
+
+    return scene
+
+
+# -- recovery documents ---
 
 
 async def _document(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
@@ -244,7 +398,13 @@ SCENES: Mapping[str, Setting] = {
     ),
     "pair-setup": Setting(_pair_setup, SIGNERS, HONEST, (1,)),
     "dkls23/sign": Setting(ecdsa, SIGNERS, HONEST, (1, 3)),
-    "frost/sign ed25519": Setting(_frost("ed25519"), SIGNERS, HONEST, (1, 3)),
-    "frost/sign bip340": Setting(_frost("bip340"), SIGNERS, HONEST, (1, 3)),
+    "dkls23/presign": Setting(_ecdsa_presign, SIGNERS, HONEST, (1, 3)),
+    "dkls23/use": Setting(_ecdsa_use, SIGNERS, HONEST, (1, 3)),
+    "frost/sign ed25519": Setting(_frost_sign("ed25519"), SIGNERS, HONEST, (1, 3)),
+    "frost/sign bip340": Setting(_frost_sign("bip340"), SIGNERS, HONEST, (1, 3)),
+    "frost/nonces ed25519": Setting(_frost_nonces("ed25519"), SIGNERS, HONEST, (1, 3), books=False),
+    "frost/nonces bip340": Setting(_frost_nonces("bip340"), SIGNERS, HONEST, (1, 3), books=False),
+    "frost/use ed25519": Setting(_frost_use("ed25519"), SIGNERS, HONEST, (1, 3)),
+    "frost/use bip340": Setting(_frost_use("bip340"), SIGNERS, HONEST, (1, 3)),
     "ers/document": Setting(_document, EVERYBODY, EVERYBODY, _HOLDERS, books=False),
 }

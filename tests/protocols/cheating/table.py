@@ -17,6 +17,7 @@ from protocols.cheating.places import (
     MALFORMED,
     NOBODY,
     PLACES,
+    SAME,
     Finding,
     Place,
 )
@@ -68,7 +69,7 @@ class Row:
         finding, judges = self.finding, SCENES[self.scene].judges
         if self.only_to is None:
             return {i: finding for i in judges}
-        if self.place.echo and finding.code not in (None, Code.MALFORMED):
+        if self.place.echo and finding not in (SAME, MALFORMED):
             return {i: ECHO for i in judges}
         rest = finding if finding.joint else bystander(finding, self.place)
         return {i: finding if i == self.only_to else rest for i in judges}
