@@ -1,62 +1,155 @@
-"""``keycairn bench``: figures of this machine. Protocols run in this process, without network."""
+"""``keycairn bench``: figures of this machine, in ratios that hold on others."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from keycairn.cli.options import command, group, whole
 from keycairn.cli.output import output
-from keycairn.errors import malformed
-from keycairn.ers.params import TABLE
+from keycairn.errors import Code, KeycairnError, malformed
+
+_FAILED = 1
+SchemeOption = Annotated[
+    str | None, typer.Option("--scheme", help="ecdsa or schnorr; default: both")
+]
+CurveOption = Annotated[
+    str | None, typer.Option("--curve", help="secp256k1, p256 or ed25519; default: all")
+]
+SignersOption = Annotated[
+    int, typer.Option("--signers", parser=whole, help="t+1, 2 to 16: all of them sign")
+]
+CountOption = Annotated[int, typer.Option("--count", parser=whole, help="signatures, 1 to 10000")]
+CheckOption = Annotated[
+    bool,
+    typer.Option("--check", help="compare with the baseline; exit 1 if a ratio is twice as bad"),
+]
+BaselineOption = Annotated[
+    Path | None, typer.Option("--baseline", help="another baseline than the one shipped")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    bench = group("bench", "Measure this machine. (dkg and system come with later versions.)")
+    bench = group("bench", "Measure this machine: protocols, primitives, and a whole vault.")
     app.add_typer(bench)
+    _protocols(bench)
+    _others(bench)
+    _system(bench)
 
-    @command(bench, "sign")
-    def sign(
-        scheme: Annotated[
-            str | None, typer.Option("--scheme", help="ecdsa or schnorr; default: both")
-        ] = None,
-        signers: Annotated[int, typer.Option("--signers", parser=whole, help="t+1, 2 to 16")] = 2,
-        count: Annotated[
-            int, typer.Option("--count", parser=whole, help="signatures, 1 to 10000")
-        ] = 20,
-    ) -> None:
-        """Time to sign per party, waiting not counted; ECDSA with its presigning, setups not."""
-        from keycairn.cli.figures import SCHEMES, bench_sign, machine
 
-        if scheme is not None and scheme not in SCHEMES:
-            raise malformed("--scheme must be ecdsa or schnorr")
-        if not (2 <= signers <= 16 and 1 <= count <= 10_000):
-            raise malformed("--signers must be 2 to 16 and --count 1 to 10000")
-        wanted = [scheme] if scheme is not None else list(SCHEMES)
-        with output.working("signing"):
-            results = [bench_sign(s, signers, count) for s in wanted]
-        output.result({"machine": machine(), "results": results})
-
+def _protocols(bench: typer.Typer) -> None:
     @command(bench, "presign")
     def presign(
-        signers: Annotated[int, typer.Option("--signers", parser=whole, help="t+1, 2 to 16")] = 2,
+        signers: SignersOption = 2,
         batch: Annotated[
             str, typer.Option("--batch", help="batch sizes, like 1,16,100")
         ] = "1,16,100",
-    ) -> None:
-        """Processor time of one party for threshold ECDSA, in ratios to primitives."""
-        from keycairn.cli.figures import bench_presign, machine
+        curve: CurveOption = None,
+        check: CheckOption = False,
+        baseline: BaselineOption = None,
+    ) -> int:
+        """Processor time of one party for presignatures of threshold ECDSA."""
+        from keycairn.cli.bench import suite
 
-        words = batch.split(",")
-        if not all(w.isascii() and w.isdigit() and 1 <= int(w) <= 256 for w in words):
-            raise malformed("--batch takes numbers from 1 to 256 with commas between them")
-        if not 2 <= signers <= 16:
-            raise malformed("--signers must be 2 to 16")
-        with output.working("presigning"):
-            results = bench_presign(signers, [int(w) for w in words])
-        output.result({"machine": machine(), "results": results})
+        sizes = _sizes(batch, "--batch", 256)
+        _limits(signers=signers)
+        found = suite.kinds("ecdsa", curve)
+        return _report(suite.presign(found, signers, sizes), check, baseline)
+
+    @command(bench, "sign")
+    def sign(
+        scheme: SchemeOption = None,
+        curve: CurveOption = None,
+        signers: SignersOption = 2,
+        count: CountOption = 50,
+        check: CheckOption = False,
+        baseline: BaselineOption = None,
+    ) -> int:
+        """Processor time of one party for a signature: from the pool, and in a whole session."""
+        from keycairn.cli.bench import suite
+
+        _limits(signers=signers, count=count)
+        found = suite.kinds(scheme, curve)
+        return _report(suite.sign(found, signers, count), check, baseline)
+
+    @command(bench, "frost")
+    def frost(
+        curve: CurveOption = None,
+        signers: SignersOption = 2,
+        count: CountOption = 100,
+        check: CheckOption = False,
+        baseline: BaselineOption = None,
+    ) -> int:
+        """Processor time of one party for FROST: nonces, and signatures with and without."""
+        from keycairn.cli.bench import suite
+
+        _limits(signers=signers, count=count)
+        found = suite.kinds("schnorr", curve)
+        return _report(suite.frost(found, signers, count), check, baseline)
+
+    @command(bench, "dkg")
+    def dkg(
+        scheme: SchemeOption = None,
+        curve: CurveOption = None,
+        nodes: Annotated[int, typer.Option("--nodes", parser=whole, help="holders, 2 to 32")] = 3,
+        threshold: Annotated[int, typer.Option("--threshold", parser=whole, help="t")] = 1,
+        batch: Annotated[str, typer.Option("--batch", help="keys of a session, like 1,100")] = (
+            "1,100"
+        ),
+        check: CheckOption = False,
+        baseline: BaselineOption = None,
+    ) -> int:
+        """Processor time of one node for key generation."""
+        from keycairn.cli.bench import suite
+
+        if not (2 <= nodes <= 32 and 1 <= threshold < nodes):
+            raise malformed("--nodes must be 2 to 32 and --threshold 1 to one less than that")
+        sizes = _sizes(batch, "--batch", 1000)
+        found = suite.kinds(scheme, curve)
+        return _report(suite.keygen(found, nodes, threshold, sizes), check, baseline)
+
+    @command(bench, "setup")
+    def setup(check: CheckOption = False, baseline: BaselineOption = None) -> int:
+        """Processor time of one player for the base OTs of a pair."""
+        from keycairn.cli.bench import dkg
+
+        return _report((dkg.setup(runs) for runs in (9,)), check, baseline)
+
+
+def _others(bench: typer.Typer) -> None:
+    @command(bench, "micro")
+    def micro(scheme: SchemeOption = None, curve: CurveOption = None) -> int:
+        """Microseconds of the library calls that everything else is made of."""
+        from keycairn.cli.bench import suite
+        from keycairn.cli.bench.primitives import primitives
+
+        found = suite.kinds(scheme, curve)
+        rows = (
+            {"what": "primitives", "scheme": s, "curve": c, "microseconds": primitives(s, c)}
+            for s, c in found
+        )
+        return _report(rows, False, None)
+
+    @command(bench, "all")
+    def everything(
+        quick: Annotated[
+            bool, typer.Option("--quick", help="only what has a target; a few seconds")
+        ] = False,
+        check: CheckOption = False,
+        baseline: BaselineOption = None,
+        write_baseline: Annotated[
+            Path | None, typer.Option("--write-baseline", help="write a new baseline")
+        ] = None,
+    ) -> int:
+        """All protocols, as a release is judged by; with --check against a baseline."""
+        from keycairn.cli.bench import suite
+
+        return _report(suite.everything(quick=quick), check, baseline, write_baseline)
 
     @command(bench, "ers")
     def ers(
@@ -67,22 +160,120 @@ def register(app: typer.Typer) -> None:
         rsa_bits: Annotated[
             int, typer.Option("--rsa-bits", parser=whole, help="2048, 3072 or 4096")
         ] = 3072,
-        curve: Annotated[
-            str | None, typer.Option("--curve", help="secp256k1 or ed25519; default: both")
-        ] = None,
-    ) -> None:
+        curve: CurveOption = None,
+    ) -> int:
         """Time of one node's part of a document, proving and verifying, and its size."""
-        from keycairn.cli.figures import SCHEMES, bench_ers, machine, rsa_spki
+        from keycairn.cli.bench import ers as figures
+        from keycairn.cli.bench import suite
+        from keycairn.ers.params import TABLE
 
-        words = keys.split(",")
-        if not all(w.isascii() and w.isdigit() and 1 <= int(w) <= 1000 for w in words):
-            raise malformed("--keys takes numbers from 1 to 1000 with commas between them")
+        sizes = _sizes(keys, "--keys", 1000)
         if rsa_bits not in (2048, 3072, 4096):
             raise malformed("--rsa-bits must be 2048, 3072 or 4096")
         if params not in TABLE:
             raise malformed("--params must be fast, balanced or compact")
-        curves = list(SCHEMES.values()) if curve is None else [curve]
-        with output.working("proving and verifying"):
-            spki = rsa_spki(rsa_bits)
-            results = [bench_ers(c, int(w), params, spki) for c in curves for w in words]
-        output.result({"machine": machine(), "results": results})
+        curves = list(dict.fromkeys(c for _, c in suite.kinds(None, curve)))
+        spki = figures.rsa_spki(rsa_bits)
+        rows = (figures.ers(c, size, params, spki) for c in curves for size in sizes)
+        return _report(rows, False, None)
+
+
+def _system(bench: typer.Typer) -> None:
+    @command(bench, "system")
+    def system(
+        what: Annotated[
+            str, typer.Option("--what", help="sign, or create: keys in batches")
+        ] = "sign",
+        scheme: Annotated[str, typer.Option("--scheme", help="ecdsa or schnorr")] = "ecdsa",
+        curve: CurveOption = None,
+        seconds: Annotated[
+            int, typer.Option("--seconds", parser=whole, help="how long, 1 to 3600")
+        ] = 10,
+        concurrency: Annotated[
+            int, typer.Option("--concurrency", parser=whole, help="open requests, 1 to 256")
+        ] = 1,
+        batch: Annotated[
+            int, typer.Option("--batch", parser=whole, help="keys of one creation, 1 to 1000")
+        ] = 100,
+        nodes: Annotated[int, typer.Option("--nodes", parser=whole, help="2 to 9")] = 3,
+        threshold: Annotated[int, typer.Option("--threshold", parser=whole, help="t")] = 1,
+        database: Annotated[str, typer.Option("--database", help="sqlite")] = "sqlite",
+        link: Annotated[str, typer.Option("--link", help="direct")] = "direct",
+    ) -> int:
+        """A vault of real processes in a temporary directory, and one client that keeps asking."""
+        from keycairn.cli.bench import suite
+        from keycairn.cli.bench.system import Plan
+        from keycairn.cli.bench.system import system as measure
+
+        _only("--database", database, "sqlite")
+        _only("--link", link, "direct")
+        if what not in ("sign", "create"):
+            raise malformed("--what must be sign or create")
+        if scheme not in ("ecdsa", "schnorr"):
+            raise malformed("--scheme must be ecdsa or schnorr")
+        if not (1 <= seconds <= 3600 and 1 <= concurrency <= 256 and 1 <= batch <= 1000):
+            raise malformed(
+                "--seconds must be 1 to 3600, --concurrency 1 to 256 and --batch 1 to 1000"
+            )
+        if not (2 <= nodes <= 9 and 1 <= threshold < nodes):
+            raise malformed("--nodes must be 2 to 9 and --threshold 1 to one less than that")
+        # The usual curve of a scheme, unless one is named: the first that records know, for
+        # Schnorr Ed25519.
+        kind = suite.kinds(scheme, curve)[0]
+        plan = Plan(what, *kind, seconds, concurrency, nodes, threshold, batch)
+        return _report((asyncio.run(measure(p)) for p in (plan,)), False, None)
+
+
+def _report(
+    rows: Iterable[dict[str, Any]],
+    check: bool,
+    baseline: Path | None,
+    write: Path | None = None,
+) -> int:
+    """Make the rows, print them, and say whether they hold."""
+    from keycairn.cli.bench import baseline as baselines
+    from keycairn.cli.bench.machine import machine
+    from keycairn.ports.system import SystemClock
+
+    known = baselines.load(baseline) if check else None
+    with output.working("measuring"):
+        results = list(rows)
+    here = machine()
+    answer: dict[str, Any] = {"machine": here, "results": results}
+    if write is not None:
+        write.write_text(baselines.text(results, here, SystemClock()), "utf-8")
+    if known is None:
+        output.result(answer)
+        return 0
+    verdicts = baselines.compare(results, known)
+    worse = [v["name"] for v in verdicts if not v["ok"]]
+    checked = {"baseline": known["made"], "ok": not worse, "rows": verdicts}
+    output.result(answer | {"check": checked})
+    if worse:
+        output.note(f"slower than half the speed that is asked for: {'; '.join(worse)}")
+    return _FAILED if worse or not verdicts else 0
+
+
+def _sizes(text: str, option: str, most: int) -> list[int]:
+    words = text.split(",")
+    if not all(w.isascii() and w.isdigit() and 1 <= int(w) <= most for w in words):
+        raise malformed(f"{option} takes numbers from 1 to {most} with commas between them")
+    return [int(w) for w in words]
+
+
+def _limits(*, signers: int, count: int = 1) -> None:
+    if not 2 <= signers <= 16:
+        raise malformed("--signers must be 2 to 16")
+    if not 1 <= count <= 10_000:
+        raise malformed("--count must be 1 to 10000")
+
+
+def _only(option: str, value: str, available: str) -> None:
+    """Refuse what this version does not have yet, by a word that says so."""
+    if value != available:
+        raise KeycairnError(
+            Code.MALFORMED,
+            f"{option} {value} is not available in this version",
+            next=f"{option} {available}",
+            detail={"available": [available]},
+        )

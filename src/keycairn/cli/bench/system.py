@@ -1,0 +1,264 @@
+"""A whole vault: node processes, links, databases, and one client process that keeps asking.
+
+The code of ``keycairn init`` makes the vault and that of ``keycairn vault up`` starts it, in a
+directory that is removed afterwards. Its nodes have the policy ``none``, so that keys sign without
+backups, and everything else as ``init`` writes it. The client is this process; its own processor
+time is not counted, but on a small machine it competes with the nodes for the same cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keycairn.cli.bench.processes import cpu_seconds
+from keycairn.cli.bench.sample import Sample, rounded
+from keycairn.cli.bench.targets import KEYS_PER_SECOND, SIGNATURES_PER_SECOND, SYSTEM_P50_MS
+from keycairn.cli.layout import check_plan, create_vault
+from keycairn.cli.local import LocalVault, local_vault
+from keycairn.cli.processes import wait_for_links
+from keycairn.client import OperatorClient, Vault
+from keycairn.errors import Code, KeycairnError
+from keycairn.ports.system import SystemClock, SystemRng
+from keycairn.protocols.record import VARIANTS
+
+_CLOCK, _RNG = SystemClock(), SystemRng()
+_LINK_SECONDS = 20.0
+_WARM_UP = 8
+_STOCK_SECONDS = 20.0
+_SENT = "keycairn_link_sent_bytes_total"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        what: "sign", or "create" for keys in batches.
+        seconds: how long the client asks.
+        concurrency: requests that it keeps open.
+        batch: keys of one creation.
+    """
+
+    what: str
+    scheme: str
+    curve: str
+    seconds: float
+    concurrency: int
+    nodes: int
+    threshold: int
+    batch: int = 100
+
+
+@dataclass
+class Work:
+    """What the client got."""
+
+    ms: list[float] = field(default_factory=list)
+    units: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+
+
+async def system(plan: Plan) -> dict[str, Any]:
+    """One row of ``bench system``.
+
+    Raises:
+        KeycairnError: whatever keeps the vault from starting; E_UNAVAILABLE if no request was
+            answered at all.
+    """
+    async with _vault(plan) as (local, vault):
+        variant = VARIANTS.get((plan.scheme, plan.curve))
+        keys = await vault.create_keys(plan.scheme, plan.curve, variant=variant)
+        key_id = str(keys[0]["key_id"])
+        call = _signer(vault, key_id, plan) if plan.what == "sign" else _creator(vault, plan)
+        await _ask(call, _WARM_UP if plan.what == "sign" else 1, plan.concurrency)
+        pool_start = await _pool(vault, key_id, fill=plan.what == "sign")
+        before, sent, began = _cpu(local), await _sent(local), _CLOCK.monotonic()
+        work = await _load(call, plan)
+        seconds = _CLOCK.monotonic() - began
+        cpu, bytes_sent = _cpu(local), await _sent(local)
+        pool_end = await _pool(vault, key_id)
+    if not work.units:
+        raise KeycairnError(
+            Code.UNAVAILABLE,
+            "no request was answered in that time",
+            next="bench system --seconds 20",
+            detail={"errors": work.errors},
+        )
+    used = [1000 * (cpu[i] - before[i]) / work.units for i in before]
+    return _row(plan, work, seconds) | {
+        "cpu_ms_per_node": rounded(sum(used) / len(used)),
+        "cpu_ms_by_node": {str(i): rounded(ms) for i, ms in zip(before, used, strict=True)},
+        "bytes_sent": None
+        if sent is None or bytes_sent is None
+        else round((bytes_sent - sent) / work.units),
+        "pool_start": pool_start,
+        "pool_end": pool_end,
+        "errors": work.errors,
+    }
+
+
+def _row(plan: Plan, work: Work, seconds: float) -> dict[str, Any]:
+    sample = Sample(work.ms)
+    rate = work.units / seconds
+    row: dict[str, Any] = {
+        "what": f"system {plan.what}",
+        "scheme": plan.scheme,
+        "curve": plan.curve,
+        "nodes": plan.nodes,
+        "threshold": plan.threshold,
+        "database": "sqlite",
+        "link": "direct",
+        "seconds": rounded(seconds),
+        "concurrency": plan.concurrency,
+        "requests": len(work.ms),
+        "p50_ms": rounded(sample.percentile(50)),
+        "p99_ms": rounded(sample.percentile(99)),
+    }
+    if plan.what == "create":
+        return row | {
+            "batch": plan.batch,
+            "keys": work.units,
+            "keys_per_second": rounded(rate),
+            "target_per_second": KEYS_PER_SECOND,
+            "target_met": rate >= KEYS_PER_SECOND,
+        }
+    target = SIGNATURES_PER_SECOND[plan.scheme]
+    met = rate >= target
+    if plan.concurrency == 1:  # That target is about the time of one request.
+        target, met = SYSTEM_P50_MS, sample.percentile(50) <= SYSTEM_P50_MS
+    name = "target_p50_ms" if plan.concurrency == 1 else "target_per_second"
+    return row | {
+        "signatures": work.units,
+        "signatures_per_second": rounded(rate),
+        name: target,
+        "target_met": met,
+    }
+
+
+# -- the vault
+
+
+@asynccontextmanager
+async def _vault(plan: Plan) -> AsyncIterator[tuple[LocalVault, Vault]]:
+    with tempfile.TemporaryDirectory(prefix="keycairn-bench-") as temporary:
+        directory = Path(temporary) / "vault"
+        made = check_plan(directory, plan.nodes, plan.threshold, None, "none")
+        await asyncio.to_thread(create_vault, made, _CLOCK, _RNG)
+        local = local_vault(directory)
+        nodes = list(local.ready.values())
+        try:
+            started = await asyncio.gather(*(n.start() for n in nodes), return_exceptions=True)
+            for result in started:
+                if isinstance(result, BaseException):
+                    raise result
+            if await wait_for_links(nodes, _LINK_SECONDS):
+                raise KeycairnError(Code.PEER_TIMEOUT, "the nodes do not reach each other")
+            async with Vault(local.profile) as vault:
+                yield local, vault
+        finally:
+            await asyncio.gather(*(n.stop() for n in nodes))
+
+
+def _cpu(local: LocalVault) -> dict[int, float]:
+    """Processor seconds that each node has used so far."""
+    used = {}
+    for i, node in local.ready.items():
+        pid = node.pid()
+        if pid is None:
+            raise KeycairnError(Code.UNAVAILABLE, f"node {i} ended", next="bench system --keep DIR")
+        used[i] = cpu_seconds(pid)
+    return used
+
+
+async def _sent(local: LocalVault) -> int | None:
+    """Bytes that all nodes have sent to each other; None if a node does not count them."""
+    total = 0
+    for node in local.ready.values():
+        async with OperatorClient.of(node.config) as operator:
+            found = [
+                float(line.rpartition(" ")[2])
+                for line in (await operator.metrics()).splitlines()
+                if line.startswith(_SENT)
+            ]
+        if not found:
+            return None
+        total += int(sum(found))
+    return total
+
+
+# -- the client
+
+
+Call = Callable[[], Awaitable[int]]
+
+
+def _signer(vault: Vault, key_id: str, plan: Plan) -> Call:
+    async def sign() -> int:
+        payload = _RNG.bytes(32)
+        if plan.scheme == "ecdsa":
+            await vault.sign(key_id, digest=payload)
+        else:
+            await vault.sign(key_id, message=payload)
+        return 1
+
+    return sign
+
+
+def _creator(vault: Vault, plan: Plan) -> Call:
+    variant = VARIANTS.get((plan.scheme, plan.curve))
+
+    async def create() -> int:
+        made = await vault.create_keys(plan.scheme, plan.curve, count=plan.batch, variant=variant)
+        return sum(k["state"] == "active" for k in made)
+
+    return create
+
+
+async def _ask(call: Call, times: int, concurrency: int) -> None:
+    """Some requests that don't count: connections, pair setups, tables that are made once."""
+    for start in range(0, times, concurrency):
+        await asyncio.gather(*(call() for _ in range(min(concurrency, times - start))))
+
+
+async def _load(call: Call, plan: Plan) -> Work:
+    """Ask for ``plan.seconds``; what is open then is waited for and counted."""
+    work, end = Work(), _CLOCK.monotonic() + plan.seconds
+
+    async def client() -> None:
+        while (began := _CLOCK.monotonic()) < end:
+            try:
+                units = await call()
+            except KeycairnError as exc:
+                work.errors[exc.code.value] = work.errors.get(exc.code.value, 0) + 1
+                continue
+            work.ms.append(1000 * (_CLOCK.monotonic() - began))
+            work.units += units
+
+    await asyncio.gather(*(client() for _ in range(plan.concurrency)))
+    return work
+
+
+async def _pool(vault: Vault, key_id: str, *, fill: bool = False) -> int | None:
+    """Presignatures in stock for the key: the least number of any holder's, over all signer sets.
+    None where nodes keep none. ``fill`` waits until the stock does not grow any more."""
+    ask: Callable[..., Awaitable[Any]] | None = getattr(vault, "presignatures", None)
+    if ask is None:
+        return None
+    end, last = _CLOCK.monotonic() + _STOCK_SECONDS, -1
+    while True:
+        stock = _stock(await ask(key_id))
+        if not fill or stock <= last or _CLOCK.monotonic() > end:
+            return stock
+        last = stock
+        await asyncio.sleep(1.0)
+
+
+def _stock(answers: Any) -> int:
+    by_node: Mapping[Any, Any] = answers if isinstance(answers, Mapping) else {0: answers}
+    return min(sum(int(row["count"]) for row in rows) for rows in by_node.values())
