@@ -246,7 +246,10 @@ def test_combine_keeps_aborts_as_aborts() -> None:
     assert error.detail["nodes"]["3"] == {"code": None, "message": "done"}
 
 
-async def test_sign_chooses_healthy_nodes(vault: Vault, nodes: dict[int, Node]) -> None:
+async def test_sign_chooses_healthy_nodes(
+    vault: Vault, nodes: dict[int, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keycairn.client.signing._FRESH_SECONDS", 0.0)
     nodes[2].down = True
     result = await vault.sign("K1", message=b"m")
     assert result["public_key"] == PUBLIC

@@ -189,6 +189,114 @@ async def test_T040_digest(http: httpx.AsyncClient, service: Any, change: Any) -
     assert service.calls == []
 
 
+ITEM = {"digest": "00" * 32}
+
+
+async def test_batch_is_answered_in_order(http: httpx.AsyncClient, service: Any) -> None:
+    items = [{"digest": f"{n:064x}", "path": f"m/{n}"} for n in range(100)]
+    answer = await http.post("/v1/keys/K1/sign", json=SIGN | {"items": items})
+    assert answer.status_code == 200
+    made = answer.json()["signatures"]
+    assert len(made) == 100
+    assert set(made[0]) == {
+        "signature", "der", "recovery_id", "public_key", "nodes", "base_r", "presignature_id",
+    }  # fmt: skip
+    (_, request) = service.calls[0]
+    assert [i.digest for i in request.items] == [n.to_bytes(32, "big") for n in range(100)]
+    assert [i.path for i in request.items] == [f"m/{n}" for n in range(100)]
+    # One item in a list is a list in the answer; on its own it is not.
+    for body, keys in (({"items": [ITEM]}, {"signatures"}), (ITEM, set(made[0]))):
+        answer = await http.post("/v1/keys/K1/sign", json=SIGN | body)
+        assert set(answer.json()) == keys
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"items": []},
+        {"items": [ITEM] * 101},
+        {"items": {"0": ITEM}},
+        {"items": 7},
+        {"items": [7]},
+        {"items": [[]]},
+        {"items": [{}]},
+        {"items": [ITEM, {"path": "m/0"}]},
+        {"items": [ITEM | {"message": "00"}]},
+        {"items": [ITEM | {"extra": 1}]},
+        {"items": [{"digest": "00" * 31}]},
+        {"items": [{"digest": None}]},
+        {"items": [ITEM], "digest": "00" * 32},
+        {"items": [ITEM], "message": "00"},
+        {"items": [ITEM], "path": "m/0"},
+        {"items": [ITEM] * 2, "presignature": "00"},
+        {"items": None},
+    ],
+)
+async def test_T040_items(http: httpx.AsyncClient, service: Any, change: Any) -> None:
+    answer = await http.post("/v1/keys/K1/sign", json=SIGN | change)
+    assert answer.status_code == 400
+    assert code(answer) == "E_MALFORMED"
+    assert service.calls == []
+
+
+async def test_T040_the_item_is_named(http: httpx.AsyncClient) -> None:
+    items = [ITEM, ITEM, {"digest": "00"}]
+    answer = await http.post("/v1/keys/K1/sign", json=SIGN | {"items": items})
+    assert answer.json()["error"]["detail"]["item"] == 2
+
+
+BAD_PATHS = {
+    "hardened": "m/0'",
+    "hardened h": "m/44h/0",
+    "2^31": "m/2147483648",
+    "2^32": "m/4294967296",
+    "256 levels": "m" + "/0" * 256,
+    "9 levels": "m" + "/0" * 9,
+    "empty segment": "m//0",
+    "trailing slash": "m/0/",
+    "leading zero": "m/00",
+    "sign": "m/+1",
+    "negative": "m/-1",
+    "no root": "0/1",
+    "capital": "M/0",
+    "spaces": "m/ 1",
+    "other digits": "m/٣",
+    "public marker": "m/0/1.pub",
+    "nothing": "",
+    "null byte": "m/0\0",
+}
+
+
+@pytest.mark.parametrize("name", BAD_PATHS)
+async def test_T042_paths(http: httpx.AsyncClient, service: Any, name: str) -> None:
+    path = BAD_PATHS[name]
+    bodies = [ITEM | {"path": path}, {"items": [ITEM, ITEM | {"path": path}]}]
+    answers = [await http.post("/v1/keys/K1/sign", json=SIGN | body) for body in bodies]
+    answers.append(await http.get("/v1/keys/K1", params={"path": path}))
+    for answer in answers:
+        assert answer.status_code == 400
+        assert code(answer) == "E_MALFORMED"
+    assert service.calls == []
+
+
+async def test_T042_good_paths_pass(http: httpx.AsyncClient, service: Any) -> None:
+    for path in ("m", "m/0", "m/2147483647", "m/1/2/3/4/5/6/7/8"):
+        assert (await http.get("/v1/keys/K1", params={"path": path})).status_code == 200
+        answer = await http.post("/v1/keys/K1/sign", json=SIGN | ITEM | {"path": path})
+        assert answer.status_code == 200
+        assert service.calls[-1][1].items[0].path == path
+
+
+async def test_T113_many_keys_in_an_item(http: httpx.AsyncClient) -> None:
+    item = "{" + ",".join(f'"{i}":0' for i in range(90_000)) + "}"
+    body = (json.dumps(SIGN)[:-1] + f',"items":[{item}]}}').encode()
+    assert len(body) < 1 << 20
+    began = time.monotonic()
+    answer = await http.post("/v1/keys/K1/sign", content=body, headers=JSON)
+    assert code(answer) == "E_MALFORMED"
+    assert time.monotonic() - began < 0.5
+
+
 @pytest.mark.parametrize("players", [[], [1, 1], ["1", "2"], [0, 1]])
 async def test_T040_signers(http: httpx.AsyncClient, players: Any) -> None:
     body = SIGN | {"digest": "00" * 32, "players": players}

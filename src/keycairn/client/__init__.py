@@ -13,10 +13,12 @@ from __future__ import annotations
 from keycairn.client.node import NodeClient
 from keycairn.client.operator import OperatorClient
 from keycairn.client.profile import NodeProfile, VaultProfile, load_profile
+from keycairn.client.signing import Item
 from keycairn.client.vault import Vault
 from keycairn.client.verify import verify_signature
 
 __all__ = [
+    "Item",
     "NodeClient",
     "NodeProfile",
     "OperatorClient",

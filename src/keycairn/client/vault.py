@@ -19,12 +19,11 @@ from keycairn.client.agree import agreed, combine, says_why
 from keycairn.client.merge import SAME_KEY, UNKNOWN, merge_coverage, merge_key
 from keycairn.client.node import NodeClient
 from keycairn.client.profile import VaultProfile, load_profile
-from keycairn.client.verify import verify_signature
-from keycairn.curves import SECP256K1, bip340
+from keycairn.client.signing import Item, Signing
 from keycairn.errors import Code, KeycairnError
 from keycairn.ers.document import Document
-from keycairn.ports import Rng
-from keycairn.ports.system import SystemRng
+from keycairn.ports import Clock, Rng
+from keycairn.ports.system import SystemClock, SystemRng
 
 T = TypeVar("T")
 #: Seconds for the other nodes' answers once one node has refused for a reason of its own.
@@ -50,6 +49,7 @@ class Vault:
     Args:
         profile: where the nodes are.
         rng: names of sessions and requests.
+        clock: how long nodes are taken to be healthy.
         transports: replaces the network by node index, for tests.
     """
 
@@ -58,10 +58,12 @@ class Vault:
         profile: VaultProfile,
         *,
         rng: Rng | None = None,
+        clock: Clock | None = None,
         transports: Mapping[int, httpx.AsyncBaseTransport] | None = None,
     ) -> None:
         self.profile = profile
         self._rng = rng or SystemRng()
+        self._signing = Signing(self, clock or SystemClock())
         self.nodes: dict[int, NodeClient] = {
             n.index: NodeClient(
                 n.url,
@@ -116,7 +118,7 @@ class Vault:
             "count": count,
             "variant": variant,
         }
-        answers = await self._session(
+        answers = await self.run_session(
             players, body, lambda n, b: n.create_keys(b), request_id, attempts
         )
         counts = {i: {"number of keys": len(keys)} for i, keys in answers.items()}
@@ -136,14 +138,16 @@ class Vault:
         return [self._merged(key_id, by_node, silent) for key_id in ids]
 
     async def show_key(self, key_id: str, path: str | None = None) -> dict[str, Any]:
-        """A key; its addresses only if all its holders' nodes give the same ones."""
-        return await self._show_key(key_id, path, None)
+        """A key, or its child at ``path``; addresses only if all holders' nodes give the same."""
+        view, _ = await self.look_at(key_id, path, None)
+        return view if path is None else {**view, "path": path}
 
-    async def _show_key(
+    async def look_at(
         self, key_id: str, path: str | None, nodes: Sequence[int] | None
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], list[int]]:
+        """A key as ``nodes`` (all of them) see it, and which of them said so."""
         views, silent = await self._ask(lambda n: n.show_key(key_id, path), nodes)
-        return merge_key(views, silent)
+        return merge_key(views, silent), sorted(views)
 
     async def wait_key(self, key_id: str, seconds: float) -> dict[str, Any]:
         """Wait until every holder has the key active.
@@ -195,50 +199,49 @@ class Vault:
     ) -> dict[str, Any]:
         """Sign with ``nodes``, or with t+1 holders that are healthy.
 
-        The signature is verified here too before it is returned.
+        The signature is verified here too before it is returned (client/signing.py).
 
         Args:
+            path: a child of the key signs, such as m/0/5; the result's ``public_key`` is its.
+            presignature: id of the presignature that the nodes shall use, from their pools.
             taproot: a BIP-340 key signs for the output key of its P2TR address (BIP-86).
         """
-        chosen = None if nodes is None else self._players(nodes)
-        view = await self._show_key(key_id, path, chosen)
-        needed = int(view["threshold"]) + 1
-        players = chosen or await self._healthy([int(p) for p in view["players"]], needed)
-        body = {
-            "digest": None if digest is None else digest.hex(),
-            "message": None if message is None else message.hex(),
-            "path": path,
-            "presignature": presignature,
-            "taproot": taproot or None,
-        }
-        answers = await self._session(
-            players,
-            body,
-            lambda n, b: n.sign(key_id, b),
-            request_id,
-            attempts,
-            one_is_enough=True,
+        [made] = await self._signing.sign(
+            key_id,
+            [Item(digest, message, path)],
+            many=False,
+            presignature=presignature,
+            taproot=taproot,
+            request_id=request_id,
+            nodes=None if nodes is None else self._players(nodes),
+            attempts=attempts,
         )
-        agreed(answers, ("signature", "public_key", "recovery_id"))
-        result: dict[str, Any] = answers[min(answers)]
-        verify_signature(
-            str(view["scheme"]),
-            str(view["curve"]),
-            bytes.fromhex(str(result["public_key"])),
-            bytes.fromhex(str(result["signature"])),
-            digest=digest,
-            message=message,
+        return made
+
+    async def sign_many(
+        self,
+        key_id: str,
+        items: Sequence[Item],
+        *,
+        taproot: bool = False,
+        request_id: str | None = None,
+        nodes: Collection[int] | None = None,
+        attempts: int = 1,
+    ) -> list[dict[str, Any]]:
+        """Sign 1 to 100 items in one request: one signature for each, in order, or an error.
+
+        Faster than as many calls of :meth:`sign`: the nodes run one session for all of them.
+        """
+        return await self._signing.sign(
+            key_id,
+            items,
+            many=True,
+            presignature=None,
+            taproot=taproot,
+            request_id=request_id,
+            nodes=None if nodes is None else self._players(nodes),
+            attempts=attempts,
         )
-        shown = bytes.fromhex(str(view["public_key"]))
-        if taproot:
-            shown = bip340.taproot_key(SECP256K1.decode_point(shown)).point.encode()
-        if path is None and result["public_key"] != shown.hex():
-            raise KeycairnError(
-                Code.SIG_INVALID,
-                "the nodes signed with another key than the one they show",
-                not_lost="The signature was not returned.",
-            )
-        return result
 
     # -- recovery documents and coverage
 
@@ -260,7 +263,7 @@ class Vault:
             "params": params,
             "label": label,
         }
-        answers = await self._session(
+        answers = await self.run_session(
             players, body, lambda n, b: n.create_document(b), request_id, attempts
         )
         agreed(answers, ("sha256", "rsa_spki_sha256", "keys", "parts"))
@@ -317,7 +320,8 @@ class Vault:
             )
         return players
 
-    async def _healthy(self, holders: Sequence[int], needed: int) -> list[int]:
+    async def healthy(self, holders: Sequence[int], needed: int) -> list[int]:
+        """``needed`` holders that can finish a round, or at least answer. E_UNAVAILABLE."""
         health = await self.health()
         up = [i for i in holders if health.get(i, {}).get("ok")]
         if len(up) < needed:
@@ -333,7 +337,7 @@ class Vault:
             )
         return sorted(up[:needed])
 
-    async def _session(
+    async def run_session(
         self,
         players: Sequence[int],
         body: Mapping[str, Any],
@@ -349,7 +353,7 @@ class Vault:
         same time meet in one session. ``one_is_enough``: an answer proves itself (a signature
         that verifies), whatever the other nodes say.
         """
-        request = request_id or self._name()
+        request = request_id or self.fresh_name()
         full = {k: v for k, v in body.items() if v is not None}
         number = 0
         while attempts > 0:
@@ -442,7 +446,8 @@ class Vault:
         unknown = {i: UNKNOWN for i in by_node if i not in views}
         return merge_key(views, {**silent, **unknown})
 
-    def _name(self) -> str:
+    def fresh_name(self) -> str:
+        """A name for a request that nobody else draws."""
         return self._rng.bytes(16).hex()
 
 

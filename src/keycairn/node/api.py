@@ -19,8 +19,8 @@ from keycairn import __version__
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.config import Application
 from keycairn.node.http import bearer, body_schema, install_errors, not_authenticated, read_body
-from keycairn.node.models import CreateDocumentBody, CreateKeysBody, SignBody
-from keycairn.node.views import document_json, key_json, plain, signature_json
+from keycairn.node.models import CreateDocumentBody, CreateKeysBody, SignBody, child_path
+from keycairn.node.views import document_json, key_json, plain, signatures_json
 from keycairn.vault.api import Service
 
 _KEY_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
@@ -113,12 +113,14 @@ def build_api(
 
     @app.get("/v1/keys/{key_id}", summary="Show a key and, once backed up, its addresses")
     async def show_key(key_id: str, application: who, path: path_query = None) -> JSONResponse:
+        if path is not None:
+            child_path(path)
         view = await of_key(key_id, lambda: service.show_key(application, key_id, path))
         return JSONResponse(key_json(view))
 
     @app.post(
         "/v1/keys/{key_id}/sign",
-        summary="Sign a digest or a message",
+        summary="Sign a digest or a message, or up to 100 of them",
         openapi_extra=body_schema(SignBody),
     )
     async def sign(key_id: str, request: Request, application: who) -> JSONResponse:
@@ -126,7 +128,7 @@ def build_api(
         body = await read_body(request, SignBody, max_bytes=body_bytes, max_string=body_bytes)
         order = body.request(key_id)
         result = await of_key(key_id, lambda: service.sign(application, order))
-        return JSONResponse(signature_json(result[0]))
+        return JSONResponse(signatures_json(result, many=body.items is not None))
 
     @app.get("/v1/keys/{key_id}/coverage", summary="How this key is backed up")
     async def key_coverage(key_id: str, application: who) -> JSONResponse:

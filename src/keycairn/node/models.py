@@ -6,10 +6,19 @@ a body. Here: no unknown keys, no conversions (``true`` is not 1, ``"2"`` is not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from keycairn.curves.derivation import parse_path
 from keycairn.encoding.strict import decode_hex
 from keycairn.errors import Code, KeycairnError
 from keycairn.vault.api import CreateDocument, CreateKeys, SessionNames, Sign, SignItem
@@ -18,6 +27,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
 KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 Player = Annotated[int, Field(ge=1, le=255)]
+#: Most digests or messages of one request.
+MAX_ITEMS = 100
+_ITEM_KEYS = ("digest", "message", "path")
 
 
 class _Body(BaseModel):
@@ -69,36 +81,90 @@ class CreateKeysBody(SessionBody):
         return CreateKeys(names, self.scheme, self.curve, self.threshold, self.count, self.variant)
 
 
-class SignBody(SessionBody):
-    """Sign a 32-byte digest (ECDSA) or a message (Schnorr); exactly one of them."""
+def child_path(text: str) -> str:
+    """A derivation path as every node spells it; E_MALFORMED."""
+    parse_path(text)
+    return text
+
+
+class _Payload(_Body):
+    """A digest or a message; which one of them, the key's scheme says."""
 
     digest: str | None = Field(default=None, description="64 lower-case hexadecimal digits")
     message: str | None = Field(default=None, description="lower-case hexadecimal")
-    path: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    presignature: Annotated[str, Field(pattern=r"^[0-9a-f]{2,128}$")] | None = None
+    path: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
+        default=None, description="sign with the child at this derivation path, such as m/0/5"
+    )
+
+    def item(self) -> SignItem:
+        """E_MALFORMED for what is not hexadecimal, of another length, or not a path."""
+        digest, message = self.digest, self.message
+        return SignItem(
+            digest=None if digest is None else decode_hex(digest, length=32, what="digest"),
+            message=None if message is None else decode_hex(message, what="message"),
+            path=None if self.path is None else child_path(self.path),
+        )
+
+
+class SignItemBody(_Payload):
+    """One thing to sign; exactly one of digest and message."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> SignItemBody:
+        if (self.digest is None) == (self.message is None):
+            raise ValueError("give exactly one of digest and message")
+        return self
+
+
+class SignBody(SessionBody, _Payload):
+    """Sign a 32-byte digest (ECDSA), a message (Schnorr), or up to 100 of them as ``items``.
+
+    Exactly one of ``digest``, ``message`` and ``items``. All items are signed, or none is answered.
+    """
+
+    items: list[SignItemBody] | None = Field(default=None, min_length=1, max_length=MAX_ITEMS)
+    presignature: Annotated[str, Field(pattern=r"^[0-9a-f]{2,128}$")] | None = Field(
+        default=None, description="use this presignature; for a single digest or message"
+    )
     taproot: bool = Field(
         default=False,
         description="BIP-340 keys: sign for the output key of the P2TR address (BIP-86)",
     )
 
+    @field_validator("items", mode="before")
+    @classmethod
+    def _small(cls, value: Any) -> Any:
+        # As in parse(): no error for each of a hundred thousand unknown keys.
+        if isinstance(value, list) and (
+            len(value) > MAX_ITEMS
+            or any(isinstance(i, dict) and len(i) > len(_ITEM_KEYS) for i in value)
+        ):
+            raise ValueError(f"items holds 1 to {MAX_ITEMS} objects with {', '.join(_ITEM_KEYS)}")
+        return value
+
     @model_validator(mode="after")
     def _one_of(self) -> SignBody:
-        if (self.digest is None) == (self.message is None):
-            raise ValueError("give exactly one of digest and message")
+        if sum(x is not None for x in (self.digest, self.message, self.items)) != 1:
+            raise ValueError("give exactly one of digest, message and items")
+        if self.items is not None and self.path is not None:
+            raise ValueError("each of the items has its own path")
+        if self.items is not None and len(self.items) > 1 and self.presignature is not None:
+            raise ValueError("a presignature can be named for a single item only")
         return self
 
     def request(self, key_id: str) -> Sign:
-        digest = self.digest
-        message = self.message
-        item = SignItem(
-            digest=None if digest is None else decode_hex(digest, length=32, what="digest"),
-            message=None if message is None else decode_hex(message, what="message"),
-            path=self.path,
-        )
+        bodies: Sequence[_Payload] = [self] if self.items is None else self.items
+        items = []
+        for number, body in enumerate(bodies):
+            try:
+                items.append(body.item())
+            except KeycairnError as exc:
+                exc.detail["item"] = number
+                raise
         return Sign(
             self.names(),
             key_id,
-            (item,),
+            tuple(items),
             presignature=self.presignature,
             taproot=self.taproot,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keycairn.curves.addresses import NAMES
@@ -29,6 +29,13 @@ def key_json(view: KeyView) -> dict[str, Any]:
         "missing": list(view.missing),
         "next": list(view.next),
     }
+
+
+def signatures_json(results: Sequence[Signature], *, many: bool) -> dict[str, Any]:
+    """Signatures in the order of what was asked for; the bare one if the request was no list."""
+    if many:
+        return {"signatures": [signature_json(r) for r in results]}
+    return signature_json(results[0])
 
 
 def signature_json(result: Signature) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def key_text(key: Mapping[str, Any]) -> str:
     lines = [
         f"{key['key_id']}  {key['scheme']} {key['curve']}  {t + 1}-of-{n} (t={t})  "
         f"generation {key['generation']}  {key['state']}",
+        *([f"  child at     {key['path']}"] if "path" in key else []),
         f"  public key   {key['public_key']}" + _UNSAFE.get(key["backed_up"], ""),
     ]
     for name, address in key["addresses"].items():
@@ -87,7 +88,8 @@ def register(app: typer.Typer) -> None:
         path: Annotated[str | None, typer.Option("--path", help="derivation path, m/…")] = None,
         vault: VaultOption = None,
     ) -> None:
-        """Show a key; addresses only once every holder's backup policy holds."""
+        """Show a key, or with --path its child; addresses only once every holder's backup policy
+        holds."""
         shown = with_vault(vault, lambda v: v.show_key(key, path))
         output.result(shown, key_text(shown))
 
