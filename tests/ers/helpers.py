@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -85,6 +85,7 @@ def part_of(
     label: str = "test label",
     vault: str = "vault-1",
     seed: object = 0,
+    paths: Mapping[str, Sequence[str]] | None = None,
 ) -> Part:
     """An honest node's part."""
     return make_part(
@@ -97,6 +98,7 @@ def part_of(
         shares=[k.shares[node] for k in keys],
         chain_codes=[k.chain_code for k in keys],
         rng=SeededRng(f"{seed} {node}"),
+        paths=paths,
     )
 
 
@@ -116,6 +118,7 @@ def prover_for(
     seed: object = 0,
     shift: int = 0,
     statements: Sequence[KeyStatement] | None = None,
+    ledger: bytes | None = None,
 ) -> Prover:
     """A prover without make_part's own checks; ``shift`` falsifies the first share and K."""
     rng = SeededRng(f"prover {seed}")
@@ -140,7 +143,7 @@ def prover_for(
         secrets[0][0] = (secrets[0][0] + shift) % context.bundles[0].group.q
         secrets[0][-1] = (secrets[0][-1] - shift) % context.bundles[0].group.q
     codes = [k.chain_code.reveal() for k in keys if k.chain_code is not None]
-    return cls(context, rsa, secrets, codes, rng.bytes(32))
+    return cls(context, rsa, secrets, codes, rng.bytes(32), ledger)
 
 
 def with_context(part: Part, **changes: object) -> Part:

@@ -1,7 +1,8 @@
-"""Writes the format's test kit, tests/ers/kit: run ``python -m ers.make_kit`` in tests/.
+"""Writes tests/ers/kit-2, the kit of the format's version 2: ``python -m ers.make_kit`` in tests/.
 
 The kit is for other implementations: valid documents, the RSA test key (so that recovery can be
-tested too), and one small file per fault. README.md in the kit explains the files.
+tested too), and one small file per fault. README.md in the kit explains the files. tests/ers/kit is
+the kit of version 1; it was made by an earlier state of this program and is never made again.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ers.helpers import document_of, make_key, prover_for, with_context
+from curves.oracle import P256
+from ers.helpers import document_of, make_key, part_of, prover_for, with_context
 from keycairn.ers.decrypt import SoftwareKey
 from keycairn.ers.document import Document, Part
 from keycairn.ers.rsa import to_pem
-from keycairn.ers.rsakeys import generate
-from keycairn.ports.system import SystemRng
 
-KIT = Path(__file__).with_name("kit")
-A, B = make_key("key-a"), make_key("key-b", "ed25519")
+KIT = Path(__file__).with_name("kit-2")
+A, B, P = make_key("key-a"), make_key("key-b", "ed25519"), make_key("key-p", "p256")
+#: What each node's ledger knows.
+PATHS: dict[int, dict[str, list[str]]] = {
+    1: {"key-a": ["m/0/10", "m/0/2"]},
+    2: {"key-a": ["m/0/2"], "key-p": ["m/7", "m"]},
+    3: {},
+}
+ALL_PATHS = {"key-a": ["m/0/2", "m/0/10"], "key-p": ["m", "m/7"]}
+KEYS = [A, P, B]
 C_LEN = 384  # RSA-3072
-STEP = C_LEN + 32 * 3 + 32  # two keys and K
+STEP = C_LEN + 32 * 4 + 32  # three keys and K; in a leaf: key-a, K, key-p, key-b
 
 
 def _patches(good: bytes, bad: bytes) -> list[tuple[int, bytes, bytes]]:
@@ -54,12 +62,17 @@ def _flip(data: bytes, i: int) -> bytes:
 
 def faults(part: Part, modulus: int) -> dict[str, tuple[str, Part]]:
     """Name -> (check that fails, faulty part)."""
-    a, b = part.context.keys
+    a, p, b = part.context.keys
     q_a, q_b = a.group.q.to_bytes(32, "big"), b.group.q.to_bytes(32, "little")
+    q_p = p.group.q.to_bytes(32, "big")
+    off_p256 = b"\2" + next(x for x in range(99) if not P256.has_point(x)).to_bytes(32, "big")
     leaves = part.leaves
 
     def keys(**changes: object) -> Part:
-        return with_context(part, keys=(replace(a, **changes), b))  # type: ignore[arg-type]
+        return with_context(part, keys=(replace(a, **changes), p, b))  # type: ignore[arg-type]
+
+    def p256(**changes: object) -> Part:
+        return with_context(part, keys=(a, replace(p, **changes), b))  # type: ignore[arg-type]
 
     def flipped(i: int) -> Part:
         return replace(part, leaves=_flip(leaves, i))
@@ -67,7 +80,9 @@ def faults(part: Part, modulus: int) -> dict[str, tuple[str, Part]]:
     return {
         "e-changed": ("length or challenge", replace(part, e=_flip(part.e, 31))),
         "box-changed": ("challenge", replace(part, box=_flip(part.box, 3))),
-        "box-too-short": ("length", replace(part, box=part.box[:-1])),
+        "box-shorter": ("challenge", replace(part, box=part.box[:-1])),
+        "box-too-short": ("length", replace(part, box=part.box[: 12 + 32 * 3 + 16 + 3])),
+        "box-empty": ("length", replace(part, box=b"")),
         "copath-changed": ("challenge", replace(part, copath=_flip(part.copath, 40))),
         "copath-too-long": ("length", replace(part, copath=part.copath + bytes(32))),
         "sibling-changed": ("challenge", replace(part, siblings=_flip(part.siblings, 0))),
@@ -82,7 +97,8 @@ def faults(part: Part, modulus: int) -> dict[str, tuple[str, Part]]:
             _leaf(part, C_LEN + 31, _flip(leaves, C_LEN + 31)[C_LEN + 31 :][:1]),
         ),
         "z-not-below-q-secp256k1": ("scalar", _leaf(part, C_LEN, q_a)),
-        "z-not-below-q-ed25519": ("scalar", _leaf(part, C_LEN + 64, q_b)),
+        "z-not-below-q-p256": ("scalar", _leaf(part, C_LEN + 64, q_p)),
+        "z-not-below-q-ed25519": ("scalar", _leaf(part, C_LEN + 96, q_b)),
         "salt-changed": (
             "challenge",
             _leaf(part, STEP - 1, _flip(leaves, STEP - 1)[STEP - 1 : STEP]),
@@ -112,12 +128,19 @@ def faults(part: Part, modulus: int) -> dict[str, tuple[str, Part]]:
             keys(share_commitments=a.share_commitments[::-1]),
         ),
         "key-threshold-too-high": ("context", keys(threshold=3)),
-        "key-twice": ("context", with_context(part, keys=(a, replace(b, key_id=a.key_id)))),
+        "key-twice": ("context", with_context(part, keys=(a, p, replace(b, key_id=a.key_id)))),
         "key-small-order-point": (
             "point",
-            with_context(part, keys=(a, replace(b, public_key=b"\xec" + b"\xff" * 30 + b"\x7f"))),
+            with_context(
+                part, keys=(a, p, replace(b, public_key=b"\xec" + b"\xff" * 30 + b"\x7f"))
+            ),
         ),
-        "keys-reordered": ("scalar or challenge", with_context(part, keys=(b, a))),
+        "key-point-off-p256": ("point", p256(public_key=off_p256)),
+        "key-on-another-curve": ("point or polynomial", p256(curve="secp256k1")),
+        "key-curve-unknown": ("context", p256(curve="p384")),
+        "keys-reordered": ("scalar or challenge", with_context(part, keys=(b, p, a))),
+        "version-1-with-p256": ("context", with_context(part, version=1)),
+        "version-unknown": ("version", with_context(part, version=3)),
     }
 
 
@@ -126,15 +149,19 @@ def encodings(cbor: bytes, text: bytes) -> dict[str, tuple[str, bytes, bytes]]:
     return {
         "cbor-trailing-byte": ("one.cbor", cbor, cbor + b"\0"),
         "cbor-cut-off": ("one.cbor", cbor, cbor[:-1]),
-        "cbor-version-2": ("one.cbor", cbor, cbor[:-1] + b"\x02"),
-        "cbor-long-integer": ("one.cbor", cbor, cbor[:-1] + b"\x18\x01"),
+        "cbor-version-1": ("one.cbor", cbor, cbor[:-1] + b"\x01"),
+        "cbor-version-3": ("one.cbor", cbor, cbor[:-1] + b"\x03"),
+        "cbor-long-integer": ("one.cbor", cbor, cbor[:-1] + b"\x18\x02"),
         "cbor-indefinite-map": ("one.cbor", cbor, b"\xbf" + cbor[1:] + b"\xff"),
         "json-upper-case-hex": ("one.json", text, text.replace(b"\\u00e9", b"\\u00E9")),
         "json-no-final-newline": ("one.json", text, text[:-1]),
         "json-duplicate-key": (
             "one.json", text, text.replace(b"{", b'{\n  "format": "keycairn-ers",', 1),
         ),
-        "json-float": ("one.json", text, text.replace(b'"version": 1', b'"version": 1.0')),
+        "json-float": ("one.json", text, text.replace(b'"version": 2', b'"version": 2.0')),
+        "json-version-1": (
+            "one.json", text, text.replace(b'\n  "version": 2', b'\n  "version": 1'),
+        ),
     }  # fmt: skip
 
 
@@ -142,16 +169,25 @@ def main() -> None:
     (KIT / "faults").mkdir(parents=True, exist_ok=True)
     pem_file = KIT / "test-only-rsa-key.pem"
     if not pem_file.exists():
-        pem_file.write_bytes(generate(3072, None, SystemRng())[0])
+        pem_file.write_bytes((KIT.with_name("kit") / pem_file.name).read_bytes())
     rsa = SoftwareKey.from_pem(pem_file.read_bytes()).public
     (KIT / "rsa-public-key.pem").write_bytes(to_pem(rsa.spki))
     label = "kit lab\u00e9l"
-    whole = document_of([A, B], rsa, params="balanced", label=label)
+    whole = Document(
+        tuple(
+            part_of(KEYS, i, rsa, params="balanced", label=label, paths=paths)
+            for i, paths in PATHS.items()
+        )
+    )
     one = Document(whole.parts[:1])
-    cheat = Document((prover_for([A, B], 1, rsa, shift=1).run(),))
+    alone = make_key("key-w", "p256", chain_code=False)
+    p256 = document_of([alone], rsa, (1, 2), label=label, paths={"key-w": ["m/1"]})
+    cheat = Document((prover_for(KEYS, 1, rsa, shift=1).run(),))
+    liar = Document((prover_for(KEYS, 1, rsa, ledger=b"\x83\x80\x81\x63m/x\x80").run(),))
     files: dict[str, Callable[[], bytes]] = {
         "all.cbor": whole.to_cbor, "all.json": whole.to_json, "one.cbor": one.to_cbor,
-        "one.json": one.to_json, "cancelling-errors.cbor": cheat.to_cbor,
+        "one.json": one.to_json, "p256.cbor": p256.to_cbor, "p256.json": p256.to_json,
+        "bad-ledger.cbor": liar.to_cbor, "cancelling-errors.cbor": cheat.to_cbor,
     }  # fmt: skip
     for name, render in files.items():
         (KIT / name).write_bytes(render())
@@ -163,7 +199,7 @@ def main() -> None:
         for name, (check, part) in faults(one.parts[0], rsa.n).items()
     }
     for name, (file, good, bad) in encodings(base, one.to_json()).items():
-        found[name] = (file, good, bad, "version" if name == "cbor-version-2" else "encoding")
+        found[name] = (file, good, bad, "version" if "-version-" in name else "encoding")
     for name, (file, good, bad, check) in found.items():
         lines = ["expect: invalid", f"check: {check}", f"base: {file}"]
         for offset, old, new in _patches(good, bad):
@@ -172,7 +208,7 @@ def main() -> None:
         (KIT / "faults" / f"{name}.txt").write_text("\n".join(lines))
     expected = {
         "label": label,
-        "sha256": {"all": whole.sha256, "one": one.sha256},
+        "sha256": {"all": whole.sha256, "one": one.sha256, "p256": p256.sha256},
         "keys": [
             {
                 "key_id": k.statement.key_id,
@@ -180,8 +216,10 @@ def main() -> None:
                 "public_key": k.statement.public_key.hex(),
                 "private_key": k.statement.group.encode_scalar(k.secret).hex(),
                 "chain_code": k.chain_code.reveal().hex() if k.chain_code else None,
+                "document": "p256" if k is alone else "all",
+                "paths": ["m/1"] if k is alone else ALL_PATHS.get(k.statement.key_id, []),
             }
-            for k in (A, B)
+            for k in (*KEYS, alone)
         ],
     }
     (KIT / "expected.json").write_text(json.dumps(expected, indent=2) + "\n")

@@ -196,18 +196,11 @@ class Curve:
         return point
 
 
-class Secp256k1(Curve):
-    """Jacobian coordinates (X, Y, Z); Z = 0 is the identity."""
+class Weierstrass(Curve):
+    """y^2 = x^3 + a x + b; Jacobian coordinates (X, Y, Z); Z = 0 is the identity."""
 
-    name, length = "secp256k1", 33
-    q = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-    p = 2**256 - 2**32 - 977
+    length = 33
     zero = (1, 1, 0)
-    base = (
-        0x79BE667EF9DCBBAC55A06295CE870B07029BFCDB2DCE28D959F2815B16F81798,
-        0x483ADA7726A3C4655DA4FBFC0E1108A8FD17B448A68554199C47D08FFB10D4B8,
-        1,
-    )
 
     def is_zero(self, a):
         return a[2] == 0
@@ -218,7 +211,7 @@ class Secp256k1(Curve):
         if z == 0 or y == 0:
             return self.zero
         s = 4 * x * y * y % p
-        m = 3 * x * x % p
+        m = (3 * x * x + self.a * pow(z, 4, p)) % p
         x3 = (m * m - 2 * s) % p
         return x3, (m * (s - x3) - 8 * pow(y, 4, p)) % p, 2 * y * z % p
 
@@ -254,12 +247,35 @@ class Secp256k1(Curve):
         need(isinstance(raw, bytes) and len(raw) == 33 and raw[0] in (2, 3), "point encoding")
         x = int.from_bytes(raw[1:], "big")
         need(x < self.p, "point coordinate")
-        square = (pow(x, 3, self.p) + 7) % self.p
+        square = (pow(x, 3, self.p) + self.a * x + self.b) % self.p
         y = pow(square, (self.p + 1) // 4, self.p)
         need(y * y % self.p == square, "point not on the curve")
         if y & 1 != raw[0] & 1:
             y = self.p - y
         return x, y, 1
+
+
+class Secp256k1(Weierstrass):
+    name = "secp256k1"
+    q = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+    p, a, b = 2**256 - 2**32 - 977, 0, 7
+    base = (
+        0x79BE667EF9DCBBAC55A06295CE870B07029BFCDB2DCE28D959F2815B16F81798,
+        0x483ADA7726A3C4655DA4FBFC0E1108A8FD17B448A68554199C47D08FFB10D4B8,
+        1,
+    )
+
+
+class P256(Weierstrass):
+    name = "p256"
+    q = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    p, a = 2**256 - 2**224 + 2**192 + 2**96 - 1, -3
+    b = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+    base = (
+        0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
+        0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
+        1,
+    )
 
 
 class Ed25519(Curve):
@@ -325,7 +341,10 @@ class Ed25519(Curve):
         return point
 
 
-CURVES = {c.name: c for c in (Secp256k1(), Ed25519())}
+CURVES = {c.name: c for c in (Secp256k1(), P256(), Ed25519())}
+#: Curves of each version of the format.
+KNOWN = {1: ("secp256k1", "ed25519"), 2: ("secp256k1", "p256", "ed25519")}
+MAX_LEDGER = 1 << 20
 
 
 # -- section 4: RSA ----------------------------------------------------------------------------
@@ -440,11 +459,11 @@ def is_bytes(value, length):
     return isinstance(value, bytes) and len(value) == length
 
 
-def check_key(key, node):
+def check_key(key, node, version):
     need(isinstance(key, list) and len(key) == 11, "key statement")
     k = dict(zip(KEY_FIELDS, key, strict=True))
     need(all(is_name(k[f]) for f in ("key_id", "scheme", "protocol")), "names")
-    need(isinstance(k["curve"], str) and k["curve"] in CURVES, "curve")
+    need(isinstance(k["curve"], str) and k["curve"] in KNOWN[version], "curve")
     holders, points = k["holders"], k["share_commitments"]
     need(isinstance(holders, list) and all(is_int(h, 1, 255) for h in holders), "holders")
     need(holders == sorted(set(holders)) and node in holders, "holders")
@@ -474,7 +493,7 @@ def check_context(c):
     }
     need(isinstance(c, dict) and set(c) == names, "context fields")
     need(c["hash"] == "sha256" and c["format"] == "keycairn-ers-part", "format")
-    need(type(c["version"]) is int and c["version"] == 1, "version")
+    need(type(c["version"]) is int and c["version"] in KNOWN, "version")
     need(isinstance(c["params"], str) and c["params"] in PARAMS, "params")
     need(is_int(c["node"], 1, 255) and is_bytes(c["salt"], 32) and is_name(c["vault"]), "context")
     label = c["label"]
@@ -483,7 +502,7 @@ def check_context(c):
     need(len(label.encode()) <= 256, "label")
     need(isinstance(c["rsa_spki"], bytes), "rsa")
     need(isinstance(c["keys"], list) and 1 <= len(c["keys"]) <= 10000, "keys")
-    keys = [check_key(key, c["node"]) for key in c["keys"]]
+    keys = [check_key(key, c["node"], c["version"]) for key in c["keys"]]
     need(len({k["key_id"] for k in keys}) == len(keys), "key ids")
     return keys
 
@@ -493,12 +512,12 @@ def decode_cbor_document(data):
     value = cbor(data)
     need(isinstance(value, dict) and set(value) == {"format", "version", "parts"}, "document")
     need(value["format"] == "keycairn-ers", "format")
-    need(type(value["version"]) is int and value["version"] == 1, "version")
+    need(type(value["version"]) is int and value["version"] in KNOWN, "version")
     need(isinstance(value["parts"], list), "parts")
     for part in value["parts"]:
         need(isinstance(part, dict) and set(part) == {*PROOF_FIELDS, "context"}, "part")
         need(all(isinstance(v, bytes) for v in part.values()), "part")
-    return value["parts"]
+    return value["version"], value["parts"]
 
 
 def b64(text):
@@ -525,7 +544,7 @@ def decode_json_document(data):
     need((json.dumps(value, sort_keys=True, indent=2) + "\n").encode() == data, "JSON rendering")
     try:
         need(set(value) == {"format", "version", "parts"}, "document")
-        need(value["format"] == "keycairn-ers" and value["version"] == 1, "format")
+        need(value["format"] == "keycairn-ers" and value["version"] in KNOWN, "format")
         need(type(value["version"]) is int, "version")
         parts = []
         for part in value["parts"]:
@@ -553,7 +572,7 @@ def decode_json_document(data):
             parts.append({"context": to_cbor(context), **proof})
     except (TypeError, KeyError, AttributeError):
         raise Invalid("JSON structure") from None
-    return parts
+    return value["version"], parts
 
 
 # -- sections 6, 7, 9: the proof ---------------------------------------------------------------
@@ -622,7 +641,12 @@ def check_part(part, shared):
     e = part["e"]
     need(len(e) == 32, "e")
     codes = sum(k["chain_code_hash"] is not None for k in keys)
-    need(len(part["box"]) == (32 * codes + 16 if codes else 0), "box")
+    if context["version"] == 1:
+        need(len(part["box"]) == (32 * codes + 16 if codes else 0), "box")
+    else:
+        smallest = len(to_cbor([[] for _ in keys]))
+        ledger = len(part["box"]) - (12 + 32 * codes + 16)
+        need(smallest <= ledger <= MAX_LEDGER, "box")
     closed = closed_leaves(e, n_leaves, tau)
     cover = cover_of(n_leaves, closed)
     need(len(part["copath"]) == len(part["siblings"]) == 32 * len(cover), "co-path")
@@ -698,11 +722,13 @@ def verify(data, *, spki=None, expected=None, label=None):
 
     ``expected`` maps key ids to (curve, public key). Returns one trace per part.
     """
-    parts = decode_json_document(data) if data[:1] == b"{" else decode_cbor_document(data)
+    decode = decode_json_document if data[:1] == b"{" else decode_cbor_document
+    version, parts = decode(data)
     need(1 <= len(parts) <= 255, "parts")
     contexts = [cbor(part["context"]) for part in parts]
     for context in contexts:
         check_context(context)
+        need(context["version"] == version, "mixed versions")
         for name in ("params", "rsa_spki", "label", "vault", "keys"):
             need(context[name] == contexts[0][name], f"mixed {name}")
     order = [

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import coincurve
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 import keycairn.ers
+from curves import oracle
 from ers.helpers import document_of, make_key, refused
 from keycairn.errors import Code
 from keycairn.ers import cli
@@ -28,7 +30,8 @@ from keycairn.ers.rsa import load_rsa_public_key, to_pem
 from keycairn.ports.seeded import SeededRng
 
 SRC = Path(keycairn.ers.__file__).parents[2]
-KEYS = [make_key("key/a:1"), make_key("key-b", "ed25519")]
+KEYS = [make_key("key/a:1"), make_key("key-b", "ed25519"), make_key("key-p", "p256")]
+PATHS = {"key-p": ["m/0/10", "m/0/2"], "key-b": ["m"]}
 SERVER_PACKAGES = (
     "aiosqlite", "fastapi", "httpx", "msgspec", "pydantic", "pydantic_settings", "pyrage",
     "sqlalchemy", "starlette", "structlog", "uvicorn", "websockets", "prometheus_client",
@@ -75,7 +78,7 @@ def kit(tmp_path: Path, rsa_key, private_key) -> Path:
     (tmp_path / "pass").write_text("correct horse\n")
     public = rsa_key(3072).public
     (tmp_path / "rsa.pub").write_bytes(to_pem(public.spki))
-    whole = document_of(KEYS, public)
+    whole = document_of(KEYS, public, paths=PATHS)
     (tmp_path / "all.json").write_bytes(whole.to_json())
     for part in whole.parts:
         single = type(whole)((part,))
@@ -93,7 +96,7 @@ def test_recover_writes_keys_that_sign(kit: Path) -> None:
     done = result(kit / "all.json", *private(kit), "--out", out, "--allow-network",
                   "--public-key", f"key/a:1=secp256k1:{pk}", "--label", "test label")  # fmt: skip
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
-    assert [k["key_id"] for k in done["recovered"]] == ["key/a:1", "key-b"]
+    assert [k["key_id"] for k in done["recovered"]] == ["key/a:1", "key-b", "key-p"]
     for key, entry in zip(KEYS, done["recovered"], strict=True):
         path = Path(entry["file"])
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -104,7 +107,12 @@ def test_recover_writes_keys_that_sign(kit: Path) -> None:
         assert body["curve"] == entry["curve"]
         assert body["chain_code"] == key.chain_code.reveal().hex()
         assert body["private_key"] not in json.dumps(done)
-    assert "seed" in body["private_key_encoding"]
+        assert ("seed" in body["private_key_encoding"]) is (key.statement.curve == "ed25519")
+        assert body["paths"] == {"key-p": ["m/0/2", "m/0/10"], "key-b": ["m"]}.get(
+            key.statement.key_id, []
+        )
+        assert body["paths_left_out"] == 0
+        assert (body["private_key_pem"] is None) is (key.statement.curve == "ed25519")
 
     digest = "5a" * 32
     signed = result("sign", "--key", done["recovered"][0]["file"], "--digest", digest)
@@ -134,10 +142,42 @@ def test_recover_writes_keys_that_sign(kit: Path) -> None:
     error(3, Code.CONFLICT, kit / "all.json", *private(kit), "--out", out, "--allow-network")
 
 
+def test_a_recovered_p256_key_is_a_pem_for_openssl_and_signs(kit: Path) -> None:
+    done = result(kit / "all.json", *private(kit), "--out", kit / "out", "--allow-network")
+    entry = done["recovered"][2]
+    body = json.loads(Path(entry["file"]).read_text())
+    loaded = serialization.load_pem_private_key(body["private_key_pem"].encode(), None)
+    assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+    assert loaded.curve.name == "secp256r1"
+    assert loaded.private_numbers().private_value == KEYS[2].secret == int(body["private_key"], 16)
+    digest = hashlib.sha256(b"hello").digest()
+    signed = result("sign", "--key", entry["file"], "--digest", digest.hex())
+    assert signed["curve"] == "p256"
+    public = ec.EllipticCurvePublicKey.from_encoded_point(
+        ec.SECP256R1(), bytes.fromhex(signed["public_key"])
+    )
+    public.verify(bytes.fromhex(signed["der"]), b"hello", ec.ECDSA(hashes.SHA256()))
+    compact = bytes.fromhex(signed["signature"])
+    r, s = int.from_bytes(compact[:32], "big"), int.from_bytes(compact[32:], "big")
+    assert s <= KEYS[2].statement.group.q // 2
+    parity, overflow = signed["recovery_id"] & 1, signed["recovery_id"] >> 1
+    nonce = bytes([2 + parity]) + (r + overflow * oracle.P256.q).to_bytes(32, "big")
+    inverse = pow(r, -1, oracle.P256.q)
+    recovered = oracle.P256.add(
+        oracle.P256.mul(s * inverse % oracle.P256.q, oracle.P256.decode(nonce)),
+        oracle.P256.mul(-int.from_bytes(digest, "big") * inverse % oracle.P256.q),
+    )
+    assert recovered is not None
+    assert oracle.P256.encode(recovered).hex() == signed["public_key"]
+    error(2, Code.MALFORMED, "sign", "--key", entry["file"], "--message", "00")
+    error(2, Code.MALFORMED, "sign", "--key", entry["file"], "--digest", "00" * 31)
+    error(2, Code.MALFORMED, "sign", "--key", entry["file"], "--digest", "00" * 32, "--taproot")
+
+
 def test_documents_of_single_nodes_are_combined(kit: Path) -> None:
     done = result(kit / "node1.cbor", kit / "node3.cbor", *private(kit),
                   "--out", kit / "out", "--allow-network")  # fmt: skip
-    assert len(done["recovered"]) == 2
+    assert len(done["recovered"]) == 3
     few = error(5, Code.ERS_INVALID, kit / "node1.cbor", *private(kit),
                 "--out", kit / "out2", "--allow-network")  # fmt: skip
     assert few["detail"]["check"] == "parts"
@@ -158,7 +198,7 @@ def test_the_last_copy_with_one_bad_part_still_gives_the_keys(kit: Path) -> None
     assert "do not use" not in refused["next"]
     assert not (kit / "out").exists()
     done = result(kit / "rotten.json", *private(kit), *out, "--skip-bad-parts")
-    assert len(done["recovered"]) == 2
+    assert len(done["recovered"]) == 3
     assert "a part of node 2 is left out" in done["warnings"][0]
     # Two bad parts of three leave too few.
     parts = (replace(whole.parts[0], leaves=bytes(bad)), *parts[1:])
@@ -379,7 +419,7 @@ def test_recovery_runs_without_server_packages(kit: Path) -> None:
     done = run(kit / "all.json", *private(kit), "--out", kit / "out", "--allow-network", "--json",
                code=BLOCKED)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["recovered"]) == 2
+    assert len(json.loads(done.stdout)["recovered"]) == 3
 
 
 def test_ers_imports_only_lower_floors() -> None:

@@ -16,7 +16,12 @@ from keycairn.ers.context import check_label
 from keycairn.ers.document import Document, Part, looks_like_document
 from keycairn.ers.verify import verify_document
 
-KEYS = [make_key("key-a"), make_key("key-b", "ed25519", chain_code=False)]
+KEYS = [
+    make_key("key-a"),
+    make_key("key-b", "ed25519", chain_code=False),
+    make_key("key-p", "p256"),
+]
+KIT_1 = Path(__file__).with_name("kit")
 SCHEMA = Path(__file__).parents[2] / "docs" / "ers-document.schema.json"
 
 
@@ -47,8 +52,18 @@ def test_json_form_fits_the_published_schema(document: Document) -> None:
     validator = jsonschema_rs.validator_for(json.loads(SCHEMA.read_text()))
     value = json.loads(document.to_json())
     validator.validate(value)
-    value["parts"][0]["context"]["extra"] = 1
-    assert not validator.is_valid(value)
+    changed = json.loads(document.to_json())
+    changed["parts"][0]["context"]["extra"] = 1
+    assert not validator.is_valid(changed)
+    for change in ({"version": 1}, {"version": 3}):
+        assert not validator.is_valid({**value, **change})
+    for part in value["parts"]:
+        part["context"]["version"] = 1
+    assert not validator.is_valid({**value, "version": 1})  # no P-256 in version 1
+    for part in value["parts"]:
+        del part["context"]["keys"][2]
+    assert validator.is_valid({**value, "version": 1})
+    assert validator.is_valid(json.loads((KIT_1 / "all.json").read_bytes()))
 
 
 def test_json_form_is_readable(document: Document) -> None:
@@ -68,8 +83,11 @@ def test_other_renderings_are_refused(document: Document) -> None:
         text + "\n",
         text[:-1],
         " " + text,
-        text.replace('"version": 1', '"version": 1.0'),
-        text.replace('"version": 1', '"version": true'),
+        text.replace('"version": 2', '"version": 2.0'),
+        text.replace('"version": 2', '"version": true'),
+        text.replace('"version": 2', '"version": 3'),
+        text.replace('"version": 2', '"version": 1'),
+        text.replace('\n  "version": 2', '\n  "version": 1'),
         text.replace("\\u00e9", "\\u00E9"),
         text.replace('{\n  "format"', '{\n  "format": "keycairn-ers",\n  "format"', 1),
         text.replace("=", "", 1),
@@ -82,7 +100,8 @@ def test_other_cbor_is_refused(document: Document) -> None:
     data = document.to_cbor()
     item = decode_cbor(data)
     for change in (
-        {"version": 2}, {"format": "x"}, {"parts": []}, {"parts": None}, {"extra": 1},
+        {"version": 1}, {"version": 3}, {"format": "x"}, {"parts": []}, {"parts": None},
+        {"extra": 1},
         {"parts": item["parts"][::-1]}, {"parts": item["parts"] + item["parts"][:1]},
         {"parts": [item["parts"][0] | {"x": b""}]}, {"parts": [item["parts"][0] | {"e": b""}]},
         {"parts": [item["parts"][0] | {"context": b""}]}, {"parts": [b"x"]},
@@ -103,16 +122,17 @@ def test_contexts_with_bad_fields_are_refused(document: Document) -> None:
     def with_key(position: int, value: object) -> dict[str, object]:
         changed = list(key)
         changed[position] = value
-        return {"keys": [changed, context["keys"][1]]}
+        return {"keys": [changed, *context["keys"][1:]]}
 
     changes = [
-        {"version": 2}, {"version": True}, {"hash": "sha512"}, {"format": "x"}, {"params": 1},
+        {"version": 3}, {"version": 0}, {"version": 1}, {"version": True},
+        {"hash": "sha512"}, {"format": "x"}, {"params": 1},
         {"node": 0}, {"node": 4}, {"node": 256}, {"node": True}, {"node": "1"}, {"salt": b""},
         {"label": 5}, {"label": "\x00"}, {"vault": ""}, {"vault": "a b"}, {"vault": "é"},
         {"k_point": b""}, {"rsa_spki": b""}, {"rsa_spki": "x"}, {"keys": []}, {"keys": {}},
         {"keys": [key, key]}, {"keys": [key[:-1]]}, {"keys": [[]]}, {"keys": [None]},
         {"rsa_spki": context["rsa_spki"] + b"\0"},
-        with_key(0, ""), with_key(0, "x" * 129), with_key(1, "p256"), with_key(1, 7),
+        with_key(0, ""), with_key(0, "x" * 129), with_key(1, "p384"), with_key(1, 7),
         with_key(1, ["secp256k1"]), with_key(2, None), with_key(4, 0), with_key(4, 3),
         with_key(4, True), with_key(5, []), with_key(5, [1, 1, 2]), with_key(5, [3, 2, 1]),
         with_key(5, [0, 1, 2]), with_key(5, [1, 2, 256]), with_key(5, "123"), with_key(6, b""),

@@ -1,78 +1,178 @@
-"""The published kit: both verifiers agree with every ``expect:`` line."""
+"""The published kits of both versions: both verifiers agree with every ``expect:`` line."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import cbor2
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ers import second_verifier
-from ers.helpers import refused
+from ers.helpers import CountingKey, refused
 from keycairn.ers.decrypt import SoftwareKey
 from keycairn.ers.document import Document
-from keycairn.ers.recover import recover
-from keycairn.ers.rsa import load_rsa_public_key
-from keycairn.ers.verify import ExpectedKey, verify_document
+from keycairn.ers.leaf import Leaves
+from keycairn.ers.recover import open_part, recover
+from keycairn.ers.rsa import RsaPublicKey, load_rsa_public_key
+from keycairn.ers.verify import ExpectedKey, closed_leaves_of, verify_document
 
-KIT = Path(__file__).with_name("kit")
-FAULTS = sorted(p.stem for p in (KIT / "faults").iterdir())
-RSA = load_rsa_public_key((KIT / "rsa-public-key.pem").read_bytes())
-EXPECTED = json.loads((KIT / "expected.json").read_text())
-WANTED = [
-    ExpectedKey(k["key_id"], bytes.fromhex(k["public_key"]), k["curve"]) for k in EXPECTED["keys"]
+
+@dataclass(frozen=True)
+class Kit:
+    """A folder of published files."""
+
+    version: int
+    folder: Path
+
+    @cached_property
+    def rsa(self) -> RsaPublicKey:
+        return load_rsa_public_key(self.read("rsa-public-key.pem"))
+
+    @cached_property
+    def expected(self) -> dict[str, Any]:
+        value = json.loads(self.read("expected.json"))
+        assert isinstance(value, dict)
+        return value
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def private(self) -> SoftwareKey:
+        return SoftwareKey.from_pem(self.read("test-only-rsa-key.pem"))
+
+    def keys(self, document: str) -> list[dict[str, Any]]:
+        """Expected keys of ``all`` (and ``one``) or of another document."""
+        name = "all" if document == "one" else document
+        return [k for k in self.expected["keys"] if k.get("document", "all") == name]
+
+    def fault(self, name: str) -> tuple[str, bytes]:
+        lines = self.read(f"faults/{name}.txt").decode().splitlines()
+        fields = [line.split(":") for line in lines]
+        assert [f[0] for f in fields[:3]] == ["expect", "check", "base"]
+        expect, check, base = (f[1].strip() for f in fields[:3])
+        assert expect == "invalid"
+        data = self.read(base)
+        for i in range(len(fields) - 3, 2, -3):  # from the end, so that offsets stay right
+            offset, old, new = (f[1].strip() for f in fields[i : i + 3])
+            at, length = int(offset), len(old) // 2
+            assert data[at : at + length].hex() == old
+            data = data[:at] + bytes.fromhex(new) + data[at + length :]
+        return check, data
+
+
+ONE, TWO = (Kit(i, Path(__file__).with_name(name)) for i, name in ((1, "kit"), (2, "kit-2")))
+BOTH = pytest.mark.parametrize("kit", [ONE, TWO], ids=["version-1", "version-2"])
+VALID = [
+    (kit, f"{name}.{form}")
+    for kit, names in ((ONE, ("all", "one")), (TWO, ("all", "one", "p256")))
+    for name in names
+    for form in ("cbor", "json")
 ]
+FAULTS = [(kit, p.stem) for kit in (ONE, TWO) for p in sorted((kit.folder / "faults").iterdir())]
 
 
-def _fault(name: str) -> tuple[str, bytes]:
-    lines = (KIT / "faults" / f"{name}.txt").read_text().splitlines()
-    fields = [line.split(":") for line in lines]
-    assert [f[0] for f in fields[:3]] == ["expect", "check", "base"]
-    expect, check, base = (f[1].strip() for f in fields[:3])
-    assert expect == "invalid"
-    data = (KIT / base).read_bytes()
-    for i in range(len(fields) - 3, 2, -3):  # from the end, so that offsets stay right
-        offset, old, new = (f[1].strip() for f in fields[i : i + 3])
-        at, length = int(offset), len(old) // 2
-        assert data[at : at + length].hex() == old
-        data = data[:at] + bytes.fromhex(new) + data[at + length :]
-    return check, data
+@pytest.mark.parametrize(("kit", "file"), VALID, ids=lambda v: getattr(v, "version", v))
+def test_valid_documents(kit: Kit, file: str) -> None:
+    data, name = kit.read(file), file.split(".")[0]
+    document, keys = Document.load(data), kit.keys(file.split(".")[0])
+    wanted = [ExpectedKey(k["key_id"], bytes.fromhex(k["public_key"]), k["curve"]) for k in keys]
+    report = verify_document(document, rsa=kit.rsa, expected=wanted, label=kit.expected["label"])
+    assert document.context.version == kit.version
+    assert report.sha256 == kit.expected["sha256"][name]
+    assert report.complete is (name == "all")
+    assert (document.to_json() if file.endswith("json") else document.to_cbor()) == data
+    second = {k["key_id"]: (k["curve"], bytes.fromhex(k["public_key"])) for k in keys}
+    label = kit.expected["label"]
+    second_verifier.verify(data, spki=kit.rsa.spki, label=label, expected=second)
 
 
-@pytest.mark.parametrize("name", ["all.cbor", "all.json", "one.cbor", "one.json"])
-def test_valid_documents(name: str) -> None:
-    data = (KIT / name).read_bytes()
-    document = Document.load(data)
-    report = verify_document(document, rsa=RSA, expected=WANTED, label=EXPECTED["label"])
-    assert report.sha256 == EXPECTED["sha256"][name[:3]]
-    assert report.complete is (name[:3] == "all")
-    keys = {k["key_id"]: (k["curve"], bytes.fromhex(k["public_key"])) for k in EXPECTED["keys"]}
-    second_verifier.verify(data, spki=RSA.spki, label=EXPECTED["label"], expected=keys)
-
-
-def test_recovery_gives_the_expected_keys() -> None:
-    key = SoftwareKey.from_pem((KIT / "test-only-rsa-key.pem").read_bytes())
-    document = Document.load((KIT / "all.json").read_bytes())
-    for back, want in zip(recover(document, key), EXPECTED["keys"], strict=True):
-        assert back.key_id == want["key_id"]
+@pytest.mark.parametrize(
+    ("kit", "name"), [(ONE, "all"), (TWO, "all"), (TWO, "p256")], ids=["1-all", "2-all", "2-p256"]
+)
+def test_recovery_gives_the_expected_keys(kit: Kit, name: str) -> None:
+    document = Document.load(kit.read(f"{name}.json"))
+    for back, want in zip(recover(document, kit.private()), kit.keys(name), strict=True):
+        assert (back.key_id, back.curve) == (want["key_id"], want["curve"])
         scalar = back.statement.group.encode_scalar(back.private_key.reveal())
         assert scalar.hex() == want["private_key"]
-        assert back.chain_code is not None
-        assert back.chain_code.reveal().hex() == want["chain_code"]
+        code = back.chain_code.reveal().hex() if back.chain_code else None
+        assert code == want["chain_code"]
+        assert back.paths == (tuple(want["paths"]) if kit.version == 2 else None)
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_faults(name: str) -> None:
-    check, data = _fault(name)
-    error = refused(lambda: verify_document(Document.load(data), rsa=RSA))
+@pytest.mark.parametrize(("kit", "name"), FAULTS, ids=lambda v: getattr(v, "version", v))
+def test_t097_faults(kit: Kit, name: str) -> None:
+    check, data = kit.fault(name)
+    error = refused(lambda: verify_document(Document.load(data), rsa=kit.rsa))
     assert error.detail["check"] in check.split(" or ")
     with pytest.raises(second_verifier.Invalid):
-        second_verifier.verify(data, spki=RSA.spki)
+        second_verifier.verify(data, spki=kit.rsa.spki)
 
 
-def test_cancelling_errors_are_refused() -> None:
-    data = (KIT / "cancelling-errors.cbor").read_bytes()
-    error = refused(lambda: verify_document(Document.load(data), rsa=RSA))
+@BOTH
+def test_cancelling_errors_are_refused(kit: Kit) -> None:
+    data = kit.read("cancelling-errors.cbor")
+    error = refused(lambda: verify_document(Document.load(data), rsa=kit.rsa))
     assert error.detail["check"] == "challenge"
     with pytest.raises(second_verifier.Invalid):
-        second_verifier.verify(data, spki=RSA.spki)
+        second_verifier.verify(data, spki=kit.rsa.spki)
+
+
+def test_a_bad_ledger_costs_nothing_but_its_paths() -> None:
+    data = TWO.read("bad-ledger.cbor")
+    document = Document.load(data)
+    verify_document(document, rsa=TWO.rsa)
+    second_verifier.verify(data, spki=TWO.rsa.spki)
+    opened = open_part(document.parts[0], CountingKey(TWO.private()))  # type: ignore[arg-type]
+    assert opened is not None
+    assert opened.ledger is None
+    assert len(opened.chain_codes) == 3
+
+
+def test_parts_of_both_versions_do_not_mix() -> None:
+    old, new = (Document.load(kit.read("one.cbor")).parts[0] for kit in (ONE, TWO))
+    error = refused(lambda: Document((old, new)))
+    assert error.detail["check"] == "mixed version"
+
+
+def _hkdf(salt: bytes, material: bytes, info: bytes, blocks: int) -> bytes:
+    """RFC 5869 with SHA-256, by hand."""
+    key, out, last = hmac.digest(salt, material, hashlib.sha256), b"", b""
+    for i in range(1, blocks + 1):
+        last = hmac.digest(key, last + info + bytes([i]), hashlib.sha256)
+        out += last
+    return out
+
+
+@pytest.mark.parametrize("name", ["all", "p256"])
+def test_the_box_is_the_format_pages(name: str) -> None:
+    """Section 7.5 step by step: K out of a leaf, keys, nonce, chain codes, ledger."""
+    key, document = TWO.private(), Document.load(TWO.read(f"{name}.cbor"))
+    for part in document.parts:
+        context, leaf = part.context, closed_leaves_of(part)[0]
+        plain = key.decrypt(leaf.ciphertext)
+        assert plain[:34] == context.ctx + leaf.k.to_bytes(2, "big")
+        bundle = next(b for b in context.bundles if b.has_k)
+        at = 48 * (bundle.size - 1)
+        stream = Leaves(context, key.public).pads(leaf.k, plain[34:], bundle)
+        pad = int.from_bytes(stream[at : at + 48], "big")
+        place = 32 * (bundle.start + bundle.size - 1)
+        k = (int.from_bytes(leaf.z[place : place + 32], "big") - pad) % bundle.group.q
+        info = b"KCT1" + (7).to_bytes(2, "big") + b"ers/box" + (1).to_bytes(2, "big")
+        keys = _hkdf(context.ctx, k.to_bytes(32, "big"), info, 2)
+        nonce, sealed = part.box[:12], part.box[12:]
+        inside = AESGCM(keys[:32]).decrypt(nonce, sealed, context.ctx)
+        assert nonce == hmac.digest(keys[32:], inside, hashlib.sha256)[:12]
+        codes = [k["chain_code"] for k in TWO.keys(name) if k["chain_code"]]
+        assert inside[: 32 * len(codes)].hex() == "".join(codes)
+        ledger = cbor2.loads(inside[32 * len(codes) :])
+        for entry, want in zip(ledger, TWO.keys(name), strict=True):
+            assert entry == sorted(entry)
+            assert set(entry) <= set(want["paths"])

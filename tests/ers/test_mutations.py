@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,9 +15,12 @@ from keycairn.ers import merkle, tree
 from keycairn.ers.challenge import closed_leaves, coefficients, hash_ciphertexts
 from keycairn.ers.document import Document
 from keycairn.ers.leaf import Leaves
+from keycairn.ers.rsa import load_rsa_public_key
 from keycairn.ers.verify import closed_leaves_of, verify_document
 
-A, B = make_key("key-a"), make_key("key-b", "ed25519")
+A, B, P = make_key("key-a"), make_key("key-b", "ed25519"), make_key("key-p", "p256")
+C, Q = make_key("key-c"), make_key("key-q", "p256")
+PATHS = {"key-a": ["m/0/1", "m/5"], "key-p": ["m/7"]}
 
 
 def mutate(data: bytes, random: Random) -> bytes:
@@ -66,13 +70,25 @@ def check(data: bytes, rsa) -> None:
 )
 def test_t097_mutated_documents_are_refused(count: int, seed: int, rsa_key) -> None:
     rsa = rsa_key().public
-    small, mixed = document_of([A], rsa, (1,)), document_of([A, B], rsa, (1, 2))
+    small, mixed = document_of([P], rsa, (1,)), document_of([A, B, P], rsa, (1, 2), paths=PATHS)
     for document in (small, mixed):
         verify_document(document, rsa=rsa)
     forms = [small.to_cbor(), small.to_json(), small.to_cbor(), mixed.to_cbor(), mixed.to_json()]
     random = Random(seed)
     for i in range(count):
         check(mutate(forms[i % len(forms)], random), rsa)
+
+
+@pytest.mark.parametrize(
+    ("count", "seed"), [(300, 4), pytest.param(1400, 5, marks=pytest.mark.full)]
+)
+def test_t097_mutated_documents_of_version_1_are_refused(count: int, seed: int) -> None:
+    kit = Path(__file__).with_name("kit")
+    rsa = load_rsa_public_key((kit / "rsa-public-key.pem").read_bytes())
+    forms = [(kit / name).read_bytes() for name in ("one.cbor", "one.json")]
+    random = Random(seed)
+    for i in range(count):
+        check(mutate(forms[i % 2], random), rsa)
 
 
 def test_t097_every_byte_of_the_small_fields_counts(rsa_key) -> None:
@@ -87,7 +103,7 @@ def test_t097_every_byte_of_the_small_fields_counts(rsa_key) -> None:
 def test_t109_second_verifier_agrees_on_mutated_documents(rsa_key) -> None:
     rsa = rsa_key().public
     random = Random(3)
-    document = document_of([A], rsa, (1,))
+    document = document_of([A, P], rsa, (1,))
     forms = [document.to_cbor(), document.to_json()]
     for i in range(24):
         changed = mutate(forms[i % 2], random)
@@ -97,17 +113,29 @@ def test_t109_second_verifier_agrees_on_mutated_documents(rsa_key) -> None:
 
 def test_t109_second_verifier_refuses_a_cheating_prover(rsa_key) -> None:
     rsa = rsa_key().public
-    for shift in (0, 1):
-        data = Document((prover_for([A], 1, rsa, shift=shift).run(),)).to_cbor()
-        assert outcome(data, rsa.spki) is (shift == 0)
+    for key in (A, P, B):
+        for shift in (0, 1):
+            data = Document((prover_for([key], 1, rsa, shift=shift).run(),)).to_cbor()
+            assert outcome(data, rsa.spki) is (shift == 0)
 
 
 @pytest.mark.parametrize("params", ["fast", "balanced"])
-@pytest.mark.parametrize("keys", [[A], [B], [B, A], [A, B, make_key("key-c")]],
-                         ids=["a", "b", "ba", "abc"])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [A],
+        [B],
+        [P],
+        [B, A],
+        [P, B],
+        [A, B, make_key("key-c")],
+        [P, A, make_key("key-q", "p256"), B],
+    ],
+    ids=["a", "b", "p", "ba", "pb", "abc", "paqb"],
+)
 def test_t109_second_verifier_recomputes_the_same_bytes(params: str, keys, rsa_key) -> None:
     rsa = rsa_key().public
-    document = document_of(keys, rsa, (1, 3), params=params, label="hé \U0001f600")
+    document = document_of(keys, rsa, (1, 3), params=params, label="hé \U0001f600", paths=PATHS)
     traces = second_verifier.verify(
         document.to_json(),
         spki=rsa.spki,
@@ -145,7 +173,7 @@ def test_t109_second_verifier_recomputes_the_same_bytes(params: str, keys, rsa_k
 @pytest.mark.parametrize("bits", [3072, 4096])
 def test_t109_second_verifier_with_larger_keys(bits: int, rsa_key) -> None:
     rsa = rsa_key(bits).public
-    assert outcome(Document((part_of([A, B], 2, rsa),)).to_cbor(), rsa.spki)
+    assert outcome(Document((part_of([A, P, B], 2, rsa),)).to_cbor(), rsa.spki)
     assert not outcome(Document((part_of([A], 2, rsa),)).to_cbor(), rsa_key(2048).public.spki)
 
 

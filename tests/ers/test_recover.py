@@ -24,6 +24,7 @@ def test_t096_every_subset_of_parts_recovers(n: int, t: int, bits: int, rsa_key)
     keys = [
         make_key("ecdsa", "secp256k1", n, t),
         make_key("eddsa", "ed25519", n, t),
+        make_key("passkey", "p256", n, t),
         make_key("plain", "secp256k1", n, t, chain_code=False),
     ]
     parts = {i: part_of(keys, i, key.public) for i in range(1, n + 1)}
@@ -49,9 +50,32 @@ def test_t096_every_subset_of_parts_recovers(n: int, t: int, bits: int, rsa_key)
         assert str(t + 1) in error.message
 
 
+SMALL_RSA = [2048, *(pytest.param(bits, marks=pytest.mark.full) for bits in (3072, 4096))]
+
+
+@pytest.mark.parametrize("bits", SMALL_RSA)
+@pytest.mark.parametrize("curve", ["secp256k1", "p256", "ed25519"])
+@pytest.mark.parametrize(("n", "t"), [(2, 1), (3, 1), (3, 2), (5, 2)])
+def test_t096_single_keys_of_every_curve_recover(
+    n: int, t: int, curve: str, bits: int, rsa_key
+) -> None:
+    """K is on the key's own curve here; with and without a chain code."""
+    key = rsa_key(bits)
+    for code in (True, False):
+        mine = make_key(f"one-{code}", curve, n, t, chain_code=code)
+        parts = {i: part_of([mine], i, key.public) for i in range(1, n + 1)}
+        for subset in combinations(parts, t + 1):
+            document = Document.load(Document(tuple(parts[i] for i in subset)).to_json())
+            (back,) = recover(document, key, expected=[mine.expected])
+            assert back.private_key.reveal() == mine.secret
+            assert (back.chain_code is not None) is code
+            assert back.paths == ()
+
+
 def test_a_batch_of_many_keys_recovers(rsa_key) -> None:
     key = rsa_key()
-    keys = [make_key(f"k{i}", "ed25519" if i % 3 == 0 else "secp256k1") for i in range(45)]
+    curves = ("ed25519", "secp256k1", "p256")
+    keys = [make_key(f"k{i}", curves[i % 3]) for i in range(45)]
     document = document_of(keys, key.public, (1, 3))
     back = recover(Document.load(document.to_json()), key)
     assert [k.private_key.reveal() for k in back] == [k.secret for k in keys]
@@ -88,8 +112,8 @@ def test_a_token_error_stops_the_recovery(rsa_key) -> None:
 class LyingBox(Prover):
     """Puts other chain codes into the box; the proof itself is honest."""
 
-    def __init__(self, context, rsa, secrets, chain_codes, fresh) -> None:
-        super().__init__(context, rsa, secrets, [bytes(32)] * len(chain_codes), fresh)
+    def __init__(self, context, rsa, secrets, chain_codes, fresh, ledger) -> None:
+        super().__init__(context, rsa, secrets, [bytes(32)] * len(chain_codes), fresh, ledger)
 
 
 class Unrecoverable(Prover):

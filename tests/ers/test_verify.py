@@ -10,7 +10,9 @@ from ers.helpers import document_of, make_key, part_of, prover_for, refused, wit
 from keycairn.encoding import SecretBytes, SecretScalar
 from keycairn.errors import Code
 from keycairn.ers import tree
+from keycairn.ers.box import box_lengths
 from keycairn.ers.document import Document
+from keycairn.ers.leaf import Leaves
 from keycairn.ers.params import TABLE
 from keycairn.ers.prove import make_part
 from keycairn.ers.statement import chain_code_hash
@@ -18,11 +20,14 @@ from keycairn.ers.verify import ExpectedKey, closed_leaves_of, verify_document, 
 from keycairn.ports.seeded import SeededRng
 
 A, B = make_key("key-a"), make_key("key-b", "ed25519", chain_code=False)
+P = make_key("key-p", "p256")
 KEYS = [A, B]
 
 
 @pytest.mark.parametrize("params", sorted(TABLE))
-@pytest.mark.parametrize("keys", [[A], [B], [A, B], [B, A]], ids=["a", "b", "ab", "ba"])
+@pytest.mark.parametrize(
+    "keys", [[A], [B], [P], [A, B], [B, P, A]], ids=["a", "b", "p", "ab", "bpa"]
+)
 def test_honest_parts_verify(params: str, keys, rsa_key) -> None:
     rsa = rsa_key().public
     part = part_of(keys, 2, rsa, params=params)
@@ -156,6 +161,7 @@ def test_t105_malformed_values_are_refused_by_name(rsa_key) -> None:
     q = group.q.to_bytes(32, "big")
     uncompressed = b"\x04" + bytes(64)
     hybrid = b"\x06" + A.statement.public_key[1:]
+    lengths = box_lengths(part.context)
     cases = {
         "scalar": replace(part, leaves=leaves[:256] + q + leaves[288:]),
         "ciphertext": replace(part, leaves=rsa.n.to_bytes(256, "big") + leaves[256:]),
@@ -165,8 +171,10 @@ def test_t105_malformed_values_are_refused_by_name(rsa_key) -> None:
         "length   ": replace(part, leaves=leaves + leaves[:step]),
         "length    ": replace(part, copath=part.copath[:-32]),
         "length     ": replace(part, siblings=part.siblings + bytes(32)),
-        "length      ": replace(part, box=part.box + b"\0"),
+        "length      ": replace(part, box=part.box[: -(len(part.box) - lengths.start) - 1]),
         "length       ": replace(part, box=b""),
+        "length        ": replace(part, box=part.box + bytes(lengths.stop - len(part.box))),
+        "challenge ": replace(part, box=part.box + b"\0"),
         "challenge": replace(part, leaves=leaves[step : 2 * step] + leaves[:step]
                              + leaves[2 * step :]),
         "point": with_context(part, k_point=hybrid),
@@ -209,6 +217,34 @@ def test_combining_refuses_to_mix_batches(rsa_key) -> None:
     refused(lambda: Document(()))
     two = Document((part_of(KEYS, 2, rsa),))
     assert Document.combine([two, Document((base,))]).nodes == (1, 2)
+
+
+def test_t110_replayed_randomness_with_a_longer_ledger(rsa_key) -> None:
+    """Same context, same K: neither the tree nor the box's nonce may be the same again."""
+    rsa = rsa_key().public
+    one = part_of(KEYS, 1, rsa, seed=5, paths={"key-a": ["m/1"]})
+    other = part_of(KEYS, 1, rsa, seed=5, paths={"key-a": ["m/1", "m/2"]})
+    assert one.to_cbor() == part_of(KEYS, 1, rsa, seed=5, paths={"key-a": ["m/1"]}).to_cbor()
+    assert other.context.ctx == one.context.ctx
+    assert other.box[:12] != one.box[:12]
+    assert not set(_pieces(one.copath)) & set(_pieces(other.copath))
+    ours, theirs = closed_leaves_of(one), closed_leaves_of(other)
+    assert not {leaf.ciphertext for leaf in ours} & {leaf.ciphertext for leaf in theirs}
+    assert not {leaf.salt for leaf in ours} & {leaf.salt for leaf in theirs}
+    # What one proof opens is no seed of the other's tree, opened or closed.
+    shared = [leaf.k for leaf in ours if leaf.k not in {other_leaf.k for other_leaf in theirs}]
+    grown = tree.regrow(other.context.ctx, 136, dict(zip(
+        tree.cover(136, [leaf.k for leaf in theirs]), _pieces(other.copath), strict=True,
+    )))  # fmt: skip
+    leaves = Leaves(other.context, rsa)
+    for leaf in ours:
+        if leaf.k in shared:
+            opened = leaves.open_seed(leaf.k, grown[135 + leaf.k])
+            assert leaves.ciphertext(leaf.k, *opened) != leaf.ciphertext
+
+
+def _pieces(raw: bytes) -> list[bytes]:
+    return [raw[i : i + 32] for i in range(0, len(raw), 32)]
 
 
 def test_t110_replayed_randomness(rsa_key) -> None:

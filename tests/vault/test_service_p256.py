@@ -6,11 +6,15 @@ import itertools
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from keycairn.client import verify_signature
 from keycairn.curves.addresses import NAMES
 from keycairn.errors import Code
+from keycairn.ers.decrypt import SoftwareKey
+from keycairn.ers.document import Document
+from keycairn.ers.recover import recover
 from keycairn.vault.api import KeyView, Signature
 from vault.nodes import APP, Vault
 
@@ -45,6 +49,37 @@ async def test_p256_keys_are_made_and_every_set_of_signers_signs(
             signed = await vault.sign(key, who, digest)
             assert len({s.signature for s in signed.by_node.values()}) == 1
             check(key, signed.result, digest)
+
+
+async def test_t096_a_document_of_every_curve_brings_keys_and_paths_back(
+    vault: Vault, recovery_key: RSAPrivateKey
+) -> None:
+    """The whole story: gate, document, signature; then no node is needed any more."""
+    keys = [
+        await vault.key("ecdsa", curve="p256"),
+        await vault.key("ecdsa"),
+        await vault.key("schnorr"),
+    ]
+    assert (await vault.sign(keys[0], (1, 2))).only(Code.KEY_NOT_BACKED_UP)
+    await vault.stores[1].note_paths(keys[0].key_id, ["m/0/10", "m/0/2"], 1)
+    await vault.stores[3].note_paths(keys[0].key_id, ["m/0/2", "m/7"], 1)
+    await vault.stores[2].note_paths(keys[2].key_id, ["m"], 1)
+    await vault.allow(recovery_key)
+    made = (await vault.document(keys, recovery_key)).result
+    document = Document.load(made.document)
+    assert document.context.version == 2
+    check(keys[0], (await vault.sign(keys[0], (1, 2), b"\1" * 32)).result, b"\1" * 32)
+    assert [part.node for part in document.parts] == [1, 2, 3]
+    two = Document(document.parts[:2])
+    for parts, expected in ((document, ("m/0/2", "m/0/10", "m/7")), (two, ("m/0/2", "m/0/10"))):
+        found = {k.key_id: k for k in recover(parts, SoftwareKey(recovery_key))}
+        for key in keys:
+            back = found[key.key_id]
+            group = back.statement.group
+            assert group.base_mul(back.private_key.reveal()).encode() == key.public_key
+        assert found[keys[0].key_id].paths == expected
+        assert found[keys[1].key_id].paths == ()
+        assert found[keys[2].key_id].paths == ("m",)
 
 
 async def test_keys_of_both_curves_live_side_by_side(open_vault: Vault) -> None:

@@ -98,6 +98,7 @@ class Libcrypto:
         try:
             if not self._number_set(scalar, 32, own.number):
                 raise LibcryptoError("no memory for a number")
+            numbers: tuple[int | None, int | None, int | None]  # k for G; a point, k for it
             if point is None:
                 numbers = own.number, None, None
             else:

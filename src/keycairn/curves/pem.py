@@ -1,12 +1,19 @@
-"""Public keys as PEM (SubjectPublicKeyInfo), for every tool that is not about chains."""
+"""Keys as PEM (SubjectPublicKeyInfo, PKCS #8), for every tool that is not about chains."""
 
 from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from keycairn.curves import group
+
+_NAMED: dict[str, ec.EllipticCurve] = {"secp256k1": ec.SECP256K1(), "p256": ec.SECP256R1()}
 
 
 def public_key_pem(curve: str, public_key: bytes) -> str:
@@ -21,6 +28,17 @@ def public_key_pem(curve: str, public_key: bytes) -> str:
     if curve == "ed25519":
         key = Ed25519PublicKey.from_public_bytes(public_key)
     else:
-        named = ec.SECP256R1() if curve == "p256" else ec.SECP256K1()
-        key = ec.EllipticCurvePublicKey.from_encoded_point(named, public_key)
+        key = ec.EllipticCurvePublicKey.from_encoded_point(_NAMED[curve], public_key)
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+
+
+def private_key_pem(curve: str, private_key: int) -> str | None:
+    """PEM text (PKCS #8, not encrypted) of a whole private key; None where there is no such form.
+
+    An Ed25519 key of a vault is a scalar, and PKCS #8 holds the seed, which such a key never had.
+    """
+    if curve not in _NAMED:
+        return None
+    key = ec.derive_private_key(private_key, _NAMED[curve])
+    raw = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return raw.decode("ascii")

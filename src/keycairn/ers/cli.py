@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from keycairn.curves import ecdsa
 from keycairn.encoding import decode_hex
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.ers.decrypt import SoftwareKey
@@ -220,11 +221,11 @@ def _sign(args: argparse.Namespace) -> dict[str, Any]:
     kind = (key.scheme, key.group.name)
     if args.taproot and kind != ("schnorr", "secp256k1"):
         raise malformed("only a BIP-340 key (schnorr on secp256k1) has a taproot output key")
-    if kind == ("ecdsa", "secp256k1"):
+    if key.scheme == "ecdsa" and key.group.name in ecdsa.CURVES:
         if args.digest is None:
             raise malformed("an ECDSA key signs a digest: give --digest")
         digest = decode_hex(args.digest, length=32, what="digest")
-        return {**result, **sign_ecdsa(key.private_key, digest)}
+        return {**result, **sign_ecdsa(key.group.name, key.private_key, digest)}
     if key.scheme != "schnorr":
         raise malformed(f"this tool does not sign with {key.scheme} on {key.group.name}")
     if args.digest is not None:

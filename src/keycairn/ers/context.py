@@ -15,6 +15,7 @@ from keycairn.ers.faults import as_invalid, invalid
 from keycairn.ers.params import Params, params
 from keycairn.ers.rsa import RsaPublicKey, load_rsa_public_key, parse_spki
 from keycairn.ers.statement import (
+    CURVES_1,
     HASH_LEN,
     MAX_INDEX,
     KeyStatement,
@@ -27,7 +28,9 @@ _CONTEXT = tag("ers/context")
 _BATCH = tag("ers/batch")
 
 FORMAT = "keycairn-ers-part"
-VERSION = 1
+#: What is written; all of VERSIONS is read.
+VERSION = 2
+VERSIONS = (1, 2)
 HASH = "sha256"
 MAX_KEYS = 10_000
 MAX_LABEL = 256
@@ -93,6 +96,7 @@ class Context:
         salt: 32 fresh bytes.
         k_point: K*G, encoded.
         keys: the batch, in the order in which everything else follows it.
+        version: of the format; 1 only in documents of older nodes.
     """
 
     params_name: str
@@ -103,6 +107,7 @@ class Context:
     salt: bytes
     k_point: bytes
     keys: tuple[KeyStatement, ...]
+    version: int = VERSION
 
     @cached_property
     def encoded(self) -> bytes:
@@ -110,7 +115,7 @@ class Context:
         return canonical_cbor(
             {
                 "format": FORMAT,
-                "version": VERSION,
+                "version": self.version,
                 "hash": HASH,
                 "params": self.params_name,
                 "rsa_spki": self.rsa_spki,
@@ -133,6 +138,7 @@ class Context:
         """What the parts of one document have in common: all but node, salt and K. 32 bytes."""
         return digest(
             _BATCH,
+            self.version,
             self.params_name,
             self.rsa_spki,
             self.label,
@@ -192,6 +198,8 @@ class Context:
             raise invalid("context", "a key id appears twice")
         for key in self.keys:
             key.commitment(self.node)
+            if self.version == 1 and key.curve not in CURVES_1:
+                raise invalid("context", "version 1 does not know this curve", key=key.key_id)
         check_bytes(self.k_point, self.k_group.point_len, "k_point")
 
     @classmethod
@@ -214,7 +222,7 @@ class Context:
             raise invalid("context", "the context does not have exactly the documented fields")
         if item["format"] != FORMAT or item["hash"] != HASH:
             raise invalid("context", "not a keycairn-ers part with sha256")
-        if type(item["version"]) is not int or item["version"] != VERSION:
+        if type(item["version"]) is not int or item["version"] not in VERSIONS:
             raise invalid("version", "this version of the format is not known here")
         if not isinstance(item["keys"], list):
             raise invalid("context", "keys must be a list")
@@ -229,6 +237,7 @@ class Context:
             salt=item["salt"],
             k_point=item["k_point"],
             keys=tuple(KeyStatement.from_list(key) for key in item["keys"]),
+            version=item["version"],
         )
         made.check_shape()
         return made

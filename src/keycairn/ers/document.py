@@ -22,7 +22,7 @@ from typing import Any
 
 from keycairn.encoding import canonical_cbor, decode_cbor, decode_hex, decode_json
 from keycairn.ers.context import FORMAT as PART_FORMAT
-from keycairn.ers.context import HASH, VERSION, Context
+from keycairn.ers.context import HASH, VERSIONS, Context
 from keycairn.ers.faults import as_invalid, invalid
 from keycairn.ers.statement import HASH_LEN, KeyStatement
 
@@ -41,7 +41,7 @@ class Part:
     Attributes:
         context: the statement.
         e: the challenge, 32 bytes.
-        box: AES-256-GCM box of the chain codes, or empty.
+        box: AES-256-GCM box of chain codes and path ledger.
         copath: seeds (32 bytes each) that open all leaves but the closed ones, by node number.
         siblings: Merkle values (32 bytes each) at the same nodes.
         leaves: for every closed leaf, rising: ciphertext, all z (32 bytes each), salt (32).
@@ -105,7 +105,7 @@ class Part:
         return {
             "context": {
                 "format": PART_FORMAT,
-                "version": VERSION,
+                "version": c.version,
                 "hash": HASH,
                 "params": c.params_name,
                 "rsa_spki": _to_base64(c.rsa_spki),
@@ -148,7 +148,7 @@ class Document:
 
     Raises:
         KeycairnError: E_ERS_INVALID when there is no part, too many, or when parts differ in
-            label, vault, parameters, RSA key, key records or generations.
+            version, label, vault, parameters, RSA key, key records or generations.
     """
 
     parts: tuple[Part, ...]
@@ -188,7 +188,7 @@ class Document:
         return canonical_cbor(
             {
                 "format": FORMAT,
-                "version": VERSION,
+                "version": self.context.version,
                 "parts": [part._item() for part in self.parts],
             }
         )
@@ -211,7 +211,7 @@ class Document:
         """The JSON form: ASCII, sorted keys, two spaces of indentation, newline at the end."""
         value = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self.context.version,
             "parts": [part._json() for part in self.parts],
         }
         return (json.dumps(value, sort_keys=True, indent=2) + "\n").encode("ascii")
@@ -222,6 +222,7 @@ class Document:
         with as_invalid("encoding"):
             item = decode_cbor(data, max_bytes=MAX_CBOR)
             made = cls(tuple(Part._from_item(part) for part in _parts(item)))
+            made._check_version(item["version"])
         if made.encoded != data:
             raise invalid("encoding", "the document is not in canonical form")
         return made
@@ -232,9 +233,14 @@ class Document:
         with as_invalid("encoding"):
             item = decode_json(data, max_bytes=MAX_JSON, max_string=MAX_JSON)
             made = cls(tuple(Part._from_json(part) for part in _parts(item)))
+            made._check_version(item["version"])
         if made.to_json() != data:
             raise invalid("encoding", "the JSON form is not equal to its own rendering")
         return made
+
+    def _check_version(self, claimed: int) -> None:
+        if claimed != self.context.version:
+            raise invalid("version", "the document and its parts are of different versions")
 
     @classmethod
     def load(cls, data: bytes) -> Document:
@@ -252,7 +258,7 @@ def _parts(item: object) -> list[Any]:
     fields = _fields(item, {"format", "version", "parts"})
     if fields["format"] != FORMAT:
         raise invalid("encoding", "not a keycairn-ers document")
-    if type(fields["version"]) is not int or fields["version"] != VERSION:
+    if type(fields["version"]) is not int or fields["version"] not in VERSIONS:
         raise invalid("version", "this version of the format is not known here")
     parts = fields["parts"]
     if not isinstance(parts, list) or not 1 <= len(parts) <= MAX_PARTS:
@@ -301,6 +307,7 @@ def _key_from_json(item: object) -> list[Any]:
 
 def _mixed(a: Context, b: Context) -> Exception:
     for check, left, right in (
+        ("version", a.version, b.version),
         ("label", a.label, b.label),
         ("vault", a.vault, b.vault),
         ("rsa", a.rsa_spki, b.rsa_spki),

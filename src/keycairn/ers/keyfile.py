@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keycairn.curves import GROUPS, Group
+from keycairn.curves.pem import private_key_pem
 from keycairn.encoding import SecretScalar, decode_hex, decode_json
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.ers.document import looks_like_document
@@ -22,6 +23,7 @@ VERSION = 1
 
 _ENCODING = {
     "secp256k1": "scalar, 32 bytes big-endian",
+    "p256": "scalar, 32 bytes big-endian; private_key_pem is the same key in PKCS #8",
     "ed25519": "scalar, 32 bytes little-endian; NOT an RFC 8032 seed: wallets that ask for a "
     "seed cannot import it, `keycairn-recover sign` signs with it",
 }
@@ -128,11 +130,14 @@ def render(key: RecoveredKey) -> bytes:
         "public_key": s.public_key.hex(),
         "private_key": s.group.encode_scalar(key.private_key.reveal()).hex(),
         "private_key_encoding": _ENCODING.get(s.curve, "scalar"),
+        "private_key_pem": private_key_pem(s.curve, key.private_key.reveal()),
         "chain_code": code.reveal().hex() if code else None,
         "chain_code_lost": key.chain_code_lost,
         "generation": s.generation,
         "record_hash": s.record_hash.hex(),
         "nodes": list(key.nodes),
+        "paths": None if key.paths is None else list(key.paths),
+        "paths_left_out": key.paths_left_out,
     }
     return (json.dumps(body, indent=2) + "\n").encode("ascii")
 

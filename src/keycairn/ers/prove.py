@@ -1,13 +1,14 @@
 """The prover: what one node does for a batch of keys (docs/ers-format.md).
 
 A first message never gets a second challenge. Everything random below the context is a function
-of one hedged root that is never stored: fresh bytes, the whole context and all secrets. Replayed
-fresh bytes with another context give another tree, with the same context the same proof.
+of one hedged root that is never stored: fresh bytes, the whole context, all secrets and the path
+ledger. Replayed fresh bytes with another context or ledger give another tree, with the same ones
+the same proof.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -20,6 +21,7 @@ from keycairn.ers.challenge import challenge, closed_leaves, coefficients, hash_
 from keycairn.ers.context import Context, pick_k_group
 from keycairn.ers.document import Part
 from keycairn.ers.leaf import Leaves
+from keycairn.ers.ledger import encode_ledger
 from keycairn.ers.linear import Masker
 from keycairn.ers.params import DEFAULT
 from keycairn.ers.rsa import RsaPublicKey, load_rsa_public_key
@@ -32,7 +34,8 @@ _ROOT_TREE = tag("ers/root-tree")
 
 
 def derive_root(fresh: bytes, ctx: bytes, secrets: Sequence[bytes]) -> tuple[bytes, bytes]:
-    """``(K_salt, tree root)`` from 32 fresh bytes, the context and every secret."""
+    """``(K_salt, tree root)`` from 32 fresh bytes, the context and all that the box and the
+    leaves depend on."""
     material = encode(_ROOT, ctx, list(secrets))
     root = HKDF(hashes.SHA256(), 32, salt=fresh, info=_ROOT.prefix).derive(material)
     k_salt, seed = (
@@ -51,6 +54,7 @@ class Prover:
         secrets: x_m of every bundle, in order; K last of its group.
         chain_codes: 32 bytes for every key that has one, in the context's order.
         fresh: 32 bytes from the operating system.
+        ledger: the encoded path ledger; None for one without paths.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Prover:
         secrets: Sequence[Sequence[int]],
         chain_codes: Sequence[bytes],
         fresh: bytes,
+        ledger: bytes | None = None,
     ) -> None:
         self.context = context
         self.leaves = Leaves(context, rsa)
@@ -70,8 +75,13 @@ class Prover:
             for x in xs
         ]
         k = next(xs[-1] for b, xs in zip(context.bundles, secrets, strict=True) if b.has_k)
-        self.box = seal(context, k, chain_codes)
-        self.k_salt, self.root = derive_root(fresh, context.ctx, [*encoded, *chain_codes])
+        if ledger is None:
+            ledger = encode_ledger([key.key_id for key in context.keys], {})
+        self.box = seal(context, k, chain_codes, ledger)
+        # The ledger too: the box enters the challenge, and two challenges of one tree would open
+        # in one proof what stays closed in the other.
+        hedge = [*encoded, *chain_codes, ledger]
+        self.k_salt, self.root = derive_root(fresh, context.ctx, hedge)
 
     def ciphertext(self, k: int, a: bytes, coins: bytes) -> bytes:
         """c_k (a cheating prover in the tests replaces this)."""
@@ -167,6 +177,7 @@ def make_part(
     shares: Sequence[SecretScalar],
     chain_codes: Sequence[SecretBytes | None],
     rng: Rng,
+    paths: Mapping[str, Iterable[str]] | None = None,
 ) -> Part:
     """Encrypt this node's shares of a batch to the RSA key, with a proof.
 
@@ -183,10 +194,13 @@ def make_part(
         shares: this node's share of each key, in the keys' order.
         chain_codes: the chain code of each key, or None for a key without one.
         rng: the source of K, the context's salt and the 32 fresh bytes of the root.
+        paths: by key id, the derivation paths that this node knows to be in use. A hint for
+            recovery, boxed with the chain codes; nodes may know different ones.
 
     Raises:
         KeycairnError: E_BAD_SHARE or E_BAD_COMMIT if a secret does not fit its statement,
-            E_BAD_SCALAR, E_BAD_LENGTH; E_ERS_INVALID for a statement no verifier would take;
+            E_BAD_SCALAR, E_BAD_LENGTH; E_MALFORMED for a text in ``paths`` that is no path;
+            E_ERS_INVALID for a statement no verifier would take;
             E_WEAK_RSA; E_RNG.
     """
     load_rsa_public_key(rsa.spki, allow_2048=True)
@@ -212,4 +226,5 @@ def make_part(
         for bundle in context.bundles
     ]
     codes = [code.reveal() for code in chain_codes if code is not None]
-    return Prover(context, rsa, secrets, codes, rng.bytes(32)).run()
+    ledger = encode_ledger([key.key_id for key in batch], paths or {})
+    return Prover(context, rsa, secrets, codes, rng.bytes(32), ledger).run()

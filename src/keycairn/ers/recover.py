@@ -8,7 +8,7 @@ next leaf is tried, up to all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keycairn.curves.polynomial import interpolate
@@ -20,6 +20,7 @@ from keycairn.ers.decrypt import BadLeaf, Decryptor
 from keycairn.ers.document import Document, Part
 from keycairn.ers.faults import invalid
 from keycairn.ers.leaf import PLAINTEXT_LEN, Leaves
+from keycairn.ers.ledger import KeyPaths, by_index, merge
 from keycairn.ers.rsa import RsaPublicKey
 from keycairn.ers.statement import KeyStatement
 from keycairn.ers.verify import (
@@ -41,12 +42,17 @@ class RecoveredKey:
             RFC 8032 seed.
         chain_code: 32 bytes, or None if the key has none or no box held the right one.
         nodes: whose shares were recovered and agree.
+        paths: derivation paths that any of these nodes knew to be in use, by rising indices; None
+            if no box had a ledger. A hint: a node may have written what it liked.
+        paths_left_out: more paths that one of them knew and that did not fit.
     """
 
     statement: KeyStatement
     private_key: SecretScalar
     chain_code: SecretBytes | None
     nodes: tuple[int, ...]
+    paths: tuple[str, ...] | None = None
+    paths_left_out: int = 0
 
     @property
     def key_id(self) -> str:
@@ -68,11 +74,12 @@ class RecoveredKey:
 
 @dataclass(frozen=True)
 class Shares:
-    """One node's shares, by position in the context's keys, and the chain codes of its box."""
+    """One node's shares, by position in the context's keys, and what its box held."""
 
     node: int
     shares: tuple[SecretScalar, ...]
     chain_codes: dict[int, SecretBytes]
+    ledger: tuple[KeyPaths, ...] | None
     tried: int
 
 
@@ -100,11 +107,12 @@ def _open_leaf(part: Part, leaves: Leaves, leaf: ClosedLeaf, plain: bytes) -> Sh
                 shares[bundle.keys[m]] = SecretScalar(x)
             else:
                 secret_k = x
-    codes = unseal(context, secret_k, part.box)
+    box = unseal(context, secret_k, part.box)
     return Shares(
         part.node,
         tuple(shares[i] for i in range(len(context.keys))),
-        {i: SecretBytes(code) for i, code in codes.items()},
+        {i: SecretBytes(code) for i, code in box.codes.items()},
+        box.ledger,
         0,
     )
 
@@ -123,12 +131,16 @@ def open_part(part: Part, decryptor: Decryptor) -> Shares | None:
             continue
         opened = _open_leaf(part, leaves, leaf, plain)
         if opened is not None:
-            return Shares(opened.node, opened.shares, opened.chain_codes, tried)
+            return replace(opened, tried=tried)
     return None
 
 
 def _assemble(
-    position: int, key: KeyStatement, found: dict[int, Shares], codes: dict[int, SecretBytes]
+    position: int,
+    key: KeyStatement,
+    found: dict[int, Shares],
+    codes: dict[int, SecretBytes],
+    known: KeyPaths | None,
 ) -> RecoveredKey:
     group = key.group
     shares = {node: opened.shares[position] for node, opened in found.items()}
@@ -140,7 +152,14 @@ def _assemble(
         raise invalid("agreement", "the nodes' shares do not agree", key=key.key_id)
     if x == 0 or group.base_mul(x).encode() != key.public_key:
         raise invalid("public key", "the recovered key has another public key", key=key.key_id)
-    return RecoveredKey(key, first, codes.get(position), tuple(nodes))
+    return RecoveredKey(
+        key,
+        first,
+        codes.get(position),
+        tuple(nodes),
+        None if known is None else tuple(by_index(known.paths)),
+        0 if known is None else known.left_out,
+    )
 
 
 def sound_parts(
@@ -205,6 +224,7 @@ def recover(
             raise _too_few(entry.statement, len(entry.parts))
     found: dict[int, Shares] = {}
     codes: dict[int, SecretBytes] = {}
+    ledgers: list[tuple[KeyPaths, ...]] = []
     for part in document.parts:
         if part.node in found and set(codes) == set(part.context.chain_codes):
             continue
@@ -214,11 +234,16 @@ def recover(
             continue
         found.setdefault(part.node, opened)
         codes = {**opened.chain_codes, **codes}
+        if opened.ledger is not None:
+            ledgers.append(opened.ledger)
+        elif part.context.version > 1:
+            warn(f"the box of a part of node {part.node} has no sound path ledger")
+    known = merge(ledgers, len(document.keys)) if ledgers else None
     out = []
     for position, key in enumerate(document.keys):
         if len(found) <= key.threshold:
             raise _too_few(key, len(found))
-        out.append(_assemble(position, key, found, codes))
+        out.append(_assemble(position, key, found, codes, known[position] if known else None))
         if out[-1].chain_code_lost:
             warn(f"the chain code of {key.key_id} is in no part; the key itself is recovered")
     return out

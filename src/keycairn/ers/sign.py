@@ -13,9 +13,12 @@ import coincurve
 from coincurve._libsecp256k1 import ffi, lib
 from coincurve.context import GLOBAL_CONTEXT
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 
-from keycairn.curves import ED25519, SECP256K1, bip340
+from keycairn.curves import ED25519, P256, SECP256K1, bip340, ecdsa
 from keycairn.encoding import SecretScalar, encode, tag
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.ports import Rng
@@ -45,20 +48,37 @@ def sign_ed25519(key: SecretScalar, message: bytes, rng: Rng) -> bytes:
     return signature
 
 
-def sign_ecdsa(key: SecretScalar, digest: bytes) -> dict[str, Any]:
-    """Low-s ECDSA on secp256k1 over a 32-byte digest, by libsecp256k1 (RFC 6979 nonce).
+def sign_ecdsa(curve: str, key: SecretScalar, digest: bytes) -> dict[str, Any]:
+    """Low-s ECDSA over a 32-byte digest with an RFC 6979 nonce: by libsecp256k1, or OpenSSL on
+    P-256.
 
     Returns:
         signature (r||s, hex), der (hex), recovery_id.
     """
     if len(digest) != 32:
         raise malformed("an ECDSA digest has 32 bytes")
+    if curve == P256.name:
+        return _sign_p256(key.reveal(), digest)
     private = coincurve.PrivateKey(SECP256K1.encode_scalar(key.reveal()))
     compact = private.sign_recoverable(digest, hasher=None)
     der = private.sign(digest, hasher=None)
     if not private.public_key.verify(der, digest, hasher=None):
         raise _invalid()
     return {"signature": compact[:64].hex(), "der": der.hex(), "recovery_id": compact[64]}
+
+
+def _sign_p256(x: int, digest: bytes) -> dict[str, Any]:
+    private = ec.derive_private_key(x, ec.SECP256R1())
+    hashed = ec.ECDSA(Prehashed(SHA256()), deterministic_signing=True)
+    r, s = decode_dss_signature(private.sign(digest, hashed))
+    s = min(s, P256.q - s)
+    public = P256.base_mul(x).encode()
+    ecdsa.verify(P256, public, digest, r, s)
+    return {
+        "signature": (r.to_bytes(32, "big") + s.to_bytes(32, "big")).hex(),
+        "der": ecdsa.der(r, s).hex(),
+        "recovery_id": ecdsa.recovery_id(P256, public, digest, r, s),
+    }
 
 
 def sign_bip340(

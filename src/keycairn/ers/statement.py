@@ -13,8 +13,10 @@ from keycairn.ers.faults import as_invalid, invalid
 
 _CHAIN_CODE = tag("ers/chain-code")
 
-#: Curves of version 1 of the format (docs/ers-format.md), whatever else has a group by now.
-CURVES = ("secp256k1", "ed25519")
+#: Curves of the format (docs/ers-format.md), whatever else has a group by now.
+CURVES = ("secp256k1", "p256", "ed25519")
+#: Those of version 1 of it.
+CURVES_1 = ("secp256k1", "ed25519")
 HASH_LEN = 32
 MAX_INDEX = 255
 MAX_GENERATION = 1 << 53
@@ -55,7 +57,7 @@ class KeyStatement:
 
     Attributes:
         key_id: the key's name, 1 to 128 printable ASCII characters.
-        curve: "secp256k1" or "ed25519".
+        curve: "secp256k1", "p256" or "ed25519".
         scheme, protocol: what the key signs with; names, not interpreted here.
         threshold: t; any t+1 holders' shares give the key.
         holders: player indices, rising, 1..255, more than t of them.

@@ -14,7 +14,7 @@ from typing import Any
 
 from keycairn.curves import Point
 from keycairn.ers import merkle, tree
-from keycairn.ers.box import box_len
+from keycairn.ers.box import box_lengths
 from keycairn.ers.challenge import challenge, closed_leaves, coefficients, hash_ciphertexts
 from keycairn.ers.context import SECRET_LEN, Bundle, Context
 from keycairn.ers.document import Document, Part
@@ -194,8 +194,8 @@ def check_proof(part: Part, points: Sequence[Point], rsa: RsaPublicKey) -> None:
 def _check_proof(part: Part, points: Sequence[Point], rsa: RsaPublicKey) -> None:
     context = part.context
     ctx, p, bundles = context.ctx, context.params, context.bundles
-    if len(part.box) != box_len(context):
-        raise invalid("length", "the chain-code box has the wrong length")
+    if len(part.box) not in box_lengths(context):
+        raise invalid("length", "the box has the wrong length")
     with as_invalid("point"):
         k_point = context.k_group.decode_point(context.k_point)
     closed = closed_leaves(part.e, p)

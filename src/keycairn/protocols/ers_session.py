@@ -6,11 +6,13 @@ none. The proof itself is :mod:`keycairn.ers`; this session only carries it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from keycairn.errors import Abort, Code, KeycairnError
+from keycairn.ers.context import VERSION as FORMAT_VERSION
 from keycairn.ers.document import Document, Part
+from keycairn.ers.ledger import MAX_LEDGER
 from keycairn.ers.prove import make_part
 from keycairn.ers.rsa import RsaPublicKey
 from keycairn.ers.statement import KeyStatement
@@ -20,7 +22,7 @@ from keycairn.protocols.form import Durable, Inbox, Party, Protocol, Round
 from keycairn.protocols.record import KeyRecord, KeyShare
 from keycairn.protocols.wire import MAX_MESSAGE, Message
 
-NAME, VERSION = "ers/document", 1
+NAME, VERSION = "ers/document", 2
 MAX_KEYS = 1000
 
 
@@ -50,7 +52,7 @@ class ErsOutput:
 
 def largest_round(keys: int) -> int:
     """Bytes that no part passes, whatever the parameter set and the number of holders."""
-    return min(MAX_MESSAGE, (256 << 10) + 8192 * keys)
+    return min(MAX_MESSAGE, (256 << 10) + 8192 * keys + MAX_LEDGER)
 
 
 def statement_of(record: KeyRecord) -> KeyStatement:
@@ -76,12 +78,15 @@ def make_document(
     params: ErsParams,
     rsa: RsaPublicKey,
     keys: Sequence[KeyShare],
+    paths: Mapping[str, Sequence[str]] | None = None,
 ) -> Protocol[ErsOutput]:
     """Make the document of ``keys``; the players of the session are all their holders.
 
     Args:
         rsa: the recovery key, looked up on this node's own allow-list (R-31).
         keys: records and shares, in the parameters' order.
+        paths: by key id, the derivation paths in this node's ledger; they go into its own part,
+            and the other nodes write theirs.
 
     Yields, besides the round: ``Durable("ers/release", Release)`` before the part leaves.
 
@@ -100,6 +105,7 @@ def make_document(
         shares=[k.share for k in keys],
         chain_codes=[k.chain_code for k in keys],
         rng=party.rng,
+        paths=paths,
     )
     # The list may have changed since the session was asked for (T-103).
     yield Durable("ers/release", Release(party.sid, rsa.spki_sha256, params.key_ids))
@@ -129,6 +135,8 @@ def _check_part(
         # The whole statement, not only what a stranger would compare.
         if part.context.keys != statements or part.context.params_name != params.params:
             raise KeycairnError(Code.ERS_INVALID, "the part is about other keys or parameters")
+        if part.context.version != FORMAT_VERSION:
+            raise KeycairnError(Code.ERS_INVALID, "the part is of another version of the format")
     except KeycairnError as exc:
         raise Abort(
             Code.ERS_INVALID,

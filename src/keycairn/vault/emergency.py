@@ -335,10 +335,11 @@ class Documents:
             parameters,
             largest=ers_session.largest_round(len(shares)),
         )
+        paths = {key_id: await self._store.paths(key_id) for key_id in parameters.key_ids}
         made = await self._sessions.run(
             spec,
             lambda party: ers_session.make_document(
-                party, self._params.vault_id, parameters, rsa, shares
+                party, self._params.vault_id, parameters, rsa, shares, paths
             ),
             _ReleaseJournal(self._store, self._ers_keys, rsa),
             timeout=self._params.session_seconds + 0.05 * len(shares),
