@@ -53,6 +53,8 @@ from protocols.network import ABORT, Copy, pack
 ALL = frozenset({"ecdsa.create", "ecdsa.sign", "schnorr.create", "schnorr.sign", "ers.create"})
 APP = "app"
 VAULT = "vault"
+#: Without pools, so that nothing happens but what a test asked for.
+_DEFAULTS = {"operations": ALL, "session_seconds": 20.0, "presignature_target": 0}
 CURVE = {"ecdsa": "secp256k1", "schnorr": "ed25519"}
 
 
@@ -123,7 +125,7 @@ class Vault:
     @classmethod
     @asynccontextmanager
     async def of(cls, folder: Path, n: int = 3, **parameters: Any) -> AsyncIterator[Vault]:
-        vault = cls(folder, n, {"operations": ALL, "session_seconds": 20.0, **parameters})
+        vault = cls(folder, n, {**_DEFAULTS, **parameters})
         try:
             for i in vault.players:
                 await vault.start(i)

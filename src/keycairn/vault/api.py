@@ -88,7 +88,8 @@ class KeyView:
     """Public view of a key, as one node sees it.
 
     ``addresses`` maps names of interfaces.md to text, or to None while this node's policy gates
-    them; ``missing`` names what the policy still asks for.
+    them; ``missing`` names what the policy still asks for. With a ``path``, public key and
+    addresses are those of the child there.
     """
 
     key_id: str
@@ -104,6 +105,7 @@ class KeyView:
     addresses: Mapping[str, str | None] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     next: tuple[str, ...] = ()
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -160,10 +162,30 @@ class Service(Protocol):
 
     async def list_keys(self, application: str, after: str, limit: int) -> Sequence[KeyView]: ...
 
-    async def show_key(self, application: str, key_id: str, path: str | None) -> KeyView: ...
+    async def show_key(self, application: str, key_id: str, path: str | None) -> KeyView:
+        """A key, or its child at ``path``, which is noted in the ledger if addresses are shown."""
+        ...
 
     async def sign(self, application: str, request: Sign) -> Sequence[Signature]:
         """One signature for each item, in order."""
+        ...
+
+    async def presignatures(
+        self, application: str | None, key_id: str | None
+    ) -> Sequence[dict[str, Any]]:
+        """The stock, a row for each key and signer set: key_id, players, protocol, count, target,
+        low_water, storage, ids (hex, oldest first, at most 1000). Application None: of all."""
+        ...
+
+    async def delete_presignatures(
+        self, application: str | None, key_id: str | None
+    ) -> dict[str, Any]:
+        """Drop the stock of a key, or all, and what is being made; tells the other signers.
+        ``{"deleted": count}``. Idempotent, audited."""
+        ...
+
+    def statistics(self) -> dict[str, Any]:
+        """Since the start: presignatures_made; signatures given out, by "pool" and "full"."""
         ...
 
     async def create_document(

@@ -60,6 +60,28 @@ class DocumentHere(Message, frozen=True):
     data: bytes
 
 
+class RefillInvite(Message, frozen=True):
+    """The lowest player of a signer set opens a session that makes ``count`` presignatures.
+
+    ``held`` are the sessions (32 bytes each) from which it still has some for this key record and
+    set. It alone proposes which are used, so whatever the receiver has from others is useless.
+    """
+
+    name: str
+    key_id: str
+    record_hash: bytes
+    players: tuple[int, ...]
+    count: int
+    held: tuple[bytes, ...]
+
+
+class PoolDropped(Message, frozen=True):
+    """The sender dropped its presignatures for this key record and signer set."""
+
+    record_hash: bytes
+    players: tuple[int, ...]
+
+
 _KINDS: dict[bytes, type[Message]] = {
     b"a": Announce,
     b"r": ReadyNote,
@@ -68,6 +90,8 @@ _KINDS: dict[bytes, type[Message]] = {
     b"o": DocumentOffer,
     b"q": DocumentWanted,
     b"d": DocumentHere,
+    b"p": RefillInvite,
+    b"x": PoolDropped,
 }
 _BYTES = {kind: byte for byte, kind in _KINDS.items()}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from keycairn.curves.addresses import addresses
+from keycairn.curves.derivation import parse_path
 from keycairn.encoding import digest, tag
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock
@@ -18,6 +20,7 @@ from keycairn.vault.api import CreateKeys, KeyView, VaultParameters
 from keycairn.vault.control import ReadyNote
 from keycairn.vault.coverage import KeyCoverage, key_coverage
 from keycairn.vault.exchange import Exchange
+from keycairn.vault.jobs import ROOT, child
 from keycairn.vault.policy import Answer, Policy, require_satisfiable
 from keycairn.vault.ports import Batch, KeyRow, NewKey, Store
 from keycairn.vault.sessions import Sessions, check_names
@@ -341,17 +344,33 @@ class Keys:
     async def view(self, row: KeyRow) -> KeyView:
         return self._view(row, await self.coverage(row))
 
-    def _view(self, row: KeyRow, coverage: KeyCoverage) -> KeyView:
+    async def child(self, row: KeyRow, path: str) -> KeyView:
+        """The same for the child at ``path``. E_MALFORMED, E_BAD_SCALAR."""
         record = row.record
-        open_gate = row.state == "active" and (
-            "address" not in self._params.gate or coverage.holds is Answer.YES
-        )
-        known = addresses(record.scheme, record.curve, record.public_key)
+        parse_path(path)
+        key = await self._store.key_share(record.key_id)
+        coverage = await self.coverage(row)
+        view = self._view(row, coverage, child(key, path)[1])
+        if self._open(row, coverage) and path != ROOT:
+            # An address is a promise: recovery must know the path before anybody sees it.
+            await self._store.note_paths(record.key_id, [path], self._clock.now_us())
+        return replace(view, path=path)
+
+    def _open(self, row: KeyRow, coverage: KeyCoverage) -> bool:
+        """Whether addresses may be shown."""
+        gated = "address" in self._params.gate
+        return row.state == "active" and (not gated or coverage.holds is Answer.YES)
+
+    def _view(self, row: KeyRow, coverage: KeyCoverage, public_key: bytes = b"") -> KeyView:
+        record = row.record
+        open_gate = self._open(row, coverage)
+        public_key = public_key or record.public_key
+        known = addresses(record.scheme, record.curve, public_key)
         return KeyView(
             key_id=record.key_id,
             scheme=record.scheme,
             curve=record.curve,
-            public_key=record.public_key,
+            public_key=public_key,
             generation=record.generation,
             threshold=record.threshold,
             players=record.holders,

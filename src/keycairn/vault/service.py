@@ -13,6 +13,7 @@ from keycairn.ports import Clock, Rng
 from keycairn.protocols import wire
 from keycairn.protocols.dkls23 import session as dkls23_session
 from keycairn.protocols.link import Link
+from keycairn.protocols.presignature import Presignature
 from keycairn.protocols.router import Router
 from keycairn.protocols.session import SMALL_ROUNDS, SessionSpec
 from keycairn.protocols.setup import PairSetup, pair_setup
@@ -28,15 +29,19 @@ from keycairn.vault.api import (
     Signature,
     VaultParameters,
 )
-from keycairn.vault.control import Announce
+from keycairn.vault.claims import Claims
+from keycairn.vault.control import Announce, PoolDropped
 from keycairn.vault.emergency import Documents, ErsKeys
 from keycairn.vault.exchange import Exchange
 from keycairn.vault.keys import Keys
 from keycairn.vault.policy import parse, warnings_for
+from keycairn.vault.pools import Place, Pool, Pools
 from keycairn.vault.ports import DocumentStore, KeyRow, Store
+from keycairn.vault.refill import Refiller
 from keycairn.vault.refreshes import Refreshes
 from keycairn.vault.sessions import Sessions
 from keycairn.vault.setups import SetupBook
+from keycairn.vault.shelf import DatabaseShelf, MemoryShelf, Shelf
 from keycairn.vault.signer import IdentitySigner
 from keycairn.vault.signing import Signing, SigningJournal
 
@@ -45,6 +50,8 @@ T = TypeVar("T")
 #: Threads for protocol steps. The work holds the interpreter lock most of the time; a few
 #: threads let sessions interleave, more would only add switching.
 _THREADS = 4
+#: Ids of one pool that are listed.
+_LISTED = 1000
 #: An un-ban waits so long for the new pair setup.
 _UNBAN_SECONDS = 5.0
 
@@ -105,6 +112,15 @@ class NodeService:
             self._sessions.banned,
             clock,
             rng,
+            self._setup_dropped,
+        )
+        self._shelf: Shelf = (
+            DatabaseShelf(store, self.incarnation, rng)
+            if params.presignature_storage == "database"
+            else MemoryShelf()
+        )
+        self._pools = Pools(
+            usable=self._usable, dropped=self._stock_dropped, evicted=self._tell_dropped
         )
         self._keys = Keys(
             params,
@@ -115,6 +131,22 @@ class NodeService:
             signer=signer,
             clock=clock,
         )
+        self._setup_journal = SigningJournal(store, self._sessions, clock, self.incarnation)
+        self._refiller = Refiller(
+            params,
+            self._pools,
+            self._shelf,
+            store=store,
+            sessions=self._sessions,
+            setups=self._setups,
+            exchange=self._exchange,
+            link=link,
+            journal=self._setup_journal,
+            clock=clock,
+            rng=rng,
+        )
+        self._sessions.on_ban(self._forget_peer)
+        self._exchange.on(PoolDropped, self._peer_dropped)
         self._signing = Signing(
             params,
             self.incarnation,
@@ -122,9 +154,17 @@ class NodeService:
             sessions=self._sessions,
             setups=self._setups,
             keys=self._keys,
+            claims=Claims(
+                params.index,
+                params.presignature_target,
+                self._pools,
+                self._shelf,
+                self._refiller,
+                self._sessions,
+                rng,
+            ),
             clock=clock,
         )
-        self._setup_journal = SigningJournal(store, self._sessions, clock, self.incarnation)
         self._refreshes = Refreshes(store, self._sessions)
         self._ers_keys = ErsKeys(params, store, clock, rng)
         self._documents = Documents(
@@ -151,6 +191,7 @@ class NodeService:
         await self.check_documents()
         self._link.attach(self._exchange)
         await self._link.start()
+        self._refiller.start()
 
     async def check_documents(self, whole: bool = True) -> list[str]:
         """Stop counting booked documents that can't be read back; returns their hashes.
@@ -178,11 +219,44 @@ class NodeService:
             # Whatever was made with the peer's old incarnation died with it.
             known.incarnation = hello.incarnation
             self._setups.drop(peer)
+            self._pools.drop_peer(peer)
             self._router.forget_peer(peer, hello.incarnation)
         known.version = hello.version
         await self._keys.contact(peer)
         await self._documents.contact(peer)
         await self._setups.contact(peer)
+        self._refiller.contact(peer)
+
+    # -- presignatures -----------------------------------------------------------------------
+
+    def _usable(self, p: Presignature[Any]) -> bool:
+        """Whether all pair setups that a presignature was made on are alive."""
+        for peer, setup_id in getattr(p, "setup_ids", {}).items():
+            setup = self._setups.get(peer)
+            if setup is None or setup.setup_id != setup_id:
+                return False
+        return True
+
+    def _setup_dropped(self) -> None:
+        self._pools.drop_unusable()
+
+    def _stock_dropped(self, ids: Sequence[bytes]) -> None:
+        if self._shelf.name == "database":
+            self._exchange.spawn(self._shelf.drop(ids))
+
+    def _forget_peer(self, peer: int) -> None:
+        self._pools.forget(lambda pool: peer in pool.place.players)
+
+    def _tell_dropped(self, pool: Pool) -> None:
+        """The others needn't keep what this node doesn't have any more."""
+        for peer in pool.place.players:
+            if peer != self._params.index:
+                self._exchange.spawn(self._exchange.send(peer, PoolDropped(*pool.place)))
+
+    async def _peer_dropped(self, peer: int, note: PoolDropped) -> None:
+        place = Place(note.record_hash, note.players)
+        if peer in place.players:
+            self._pools.forget(lambda pool: pool.place == place)
 
     async def _run_setup(self, name: str, peer: int) -> PairSetup:
         players = tuple(sorted((self._params.index, peer)))
@@ -217,12 +291,52 @@ class NodeService:
         return await self._keys.list(application, after, limit)
 
     async def show_key(self, application: str, key_id: str, path: str | None) -> KeyView:
-        if path is not None:
-            raise KeycairnError(Code.MALFORMED, "this version has no key derivation paths yet")
-        return await self._keys.view(await self._keys.of(application, key_id))
+        row = await self._keys.of(application, key_id)
+        return await (self._keys.view(row) if path is None else self._keys.child(row, path))
 
     async def sign(self, application: str, request: Sign) -> Sequence[Signature]:
         return await self._answer(request.names, self._signing.sign(application, request))
+
+    async def presignatures(
+        self, application: str | None, key_id: str | None
+    ) -> Sequence[dict[str, Any]]:
+        pools = await self._pools_of(application, key_id)
+        return [
+            {
+                "key_id": pool.key_id,
+                "players": list(pool.place.players),
+                "protocol": pool.protocol,
+                "count": self._pools.count(pool.place),
+                "target": self._params.presignature_target,
+                "low_water": self._params.presignature_low_water,
+                "storage": self._params.presignature_storage,
+                "ids": [i.hex() for i in self._pools.ids(pool.place)[:_LISTED]],
+            }
+            for pool in sorted(pools, key=lambda pool: (pool.key_id, pool.place.players))
+        ]
+
+    async def delete_presignatures(
+        self, application: str | None, key_id: str | None
+    ) -> dict[str, Any]:
+        places = {pool.place for pool in await self._pools_of(application, key_id)}
+        detail = {"application": application, "key": key_id}
+        await self._store.audit("presignatures.delete", detail)
+        count, pools = self._pools.forget(lambda pool: pool.place in places)
+        for pool in pools:
+            self._tell_dropped(pool)
+        return {"deleted": count}
+
+    async def _pools_of(self, application: str | None, key_id: str | None) -> list[Pool]:
+        if application is not None and key_id is not None:
+            await self._keys.of(application, key_id)
+        return [
+            pool
+            for pool in self._pools.all()
+            if application in (None, pool.application) and key_id in (None, pool.key_id)
+        ]
+
+    def statistics(self) -> dict[str, Any]:
+        return {"presignatures_made": self._pools.made, "signatures": dict(self._signing.signed)}
 
     async def create_document(self, application: str, request: CreateDocument) -> DocumentResult:
         return await self._answer(request.names, self._documents.create(application, request))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -17,7 +17,7 @@ from keycairn.protocols.driver import Environment, Journal, abort_frame, run
 from keycairn.protocols.form import Factory, Signer
 from keycairn.protocols.link import Link
 from keycairn.protocols.router import Router
-from keycairn.protocols.session import SessionSpec, route_of
+from keycairn.protocols.session import Hello, SessionSpec, route_of
 from keycairn.vault.api import SessionNames, VaultParameters
 from keycairn.vault.ports import BanRow, Store
 
@@ -26,6 +26,7 @@ R = TypeVar("R")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 _REMEMBERED = 1000
 _NOTICE_SECONDS = 1.0
+_DIALLING_SECONDS = 5.0
 
 
 def check_names(names: SessionNames, vault_players: tuple[int, ...]) -> None:
@@ -82,6 +83,8 @@ class Sessions:
         self._crash = crash
         self._running: dict[object, SessionSpec] = {}
         self._public = 0
+        self._idle_since = clock.monotonic()
+        self._on_ban: list[Callable[[int], None]] = []
         self._requests: dict[tuple[str, str, str], tuple[asyncio.Task[Any], bytes]] = {}
         self._history: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         self._banned: dict[int, BanRow] = {}
@@ -103,6 +106,10 @@ class Sessions:
     @property
     def bans(self) -> dict[int, BanRow]:
         return dict(self._banned)
+
+    def on_ban(self, do: Callable[[int], None]) -> None:
+        """Have ``do`` called with every peer that is banned, at once."""
+        self._on_ban.append(do)
 
     @property
     def lifted_bans(self) -> tuple[BanRow, ...]:
@@ -142,6 +149,9 @@ class Sessions:
         rows = [BanRow(f"ban-{self._rng.bytes(8).hex()}", p, reason, now) for p in peers]
         # In memory all at once: a disk that fails must not leave a peer out.
         self._banned.update({row.peer: row for row in rows})
+        for peer in peers:
+            for do in self._on_ban:
+                do(peer)
         failures: list[KeycairnError] = []
         async with self._bans_lock:
             for row in rows:
@@ -178,6 +188,59 @@ class Sessions:
 
     # -- running ---------------------------------------------------------------------------
 
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count a user's request against ``max_sessions`` while it runs. E_RATE_LIMIT."""
+        if self._public >= self._params.max_sessions:
+            raise KeycairnError(
+                Code.RATE_LIMIT,
+                f"{self._params.max_sessions} sessions are running",
+                not_lost="Nothing was signed or created by this request.",
+                next="repeat the request later",
+            )
+        self._public += 1
+        try:
+            yield
+        finally:
+            self._public -= 1
+            self._idle_since = self._clock.monotonic()
+
+    def quiet(self, seconds: float) -> bool:
+        """Whether no user's request has been running for ``seconds``."""
+        return not self._public and self._clock.monotonic() - self._idle_since >= seconds
+
+    async def reach(self, players: Iterable[int]) -> bool:
+        """Whether all of them are connected, after a moment for nodes that still dial."""
+        peers = {p for p in players if p != self._params.index}
+        if all(self._link.is_up(p) for p in peers):
+            return True
+        limit = min(self._params.session_seconds, _DIALLING_SECONDS)
+        return await self._link.wait_up(peers, limit) >= peers
+
+    async def proposal(self, names: SessionNames, proposer: int) -> Hello:
+        """What the proposer of a session wants to run, as soon as it says so.
+
+        Raises:
+            KeycairnError: as ``Router.proposal``; Abort E_PEER_TIMEOUT when it says nothing.
+        """
+        limit = self._params.session_seconds
+        try:
+            async with asyncio.timeout(limit):
+                route = route_of(self._params.vault_id, names.session_id)
+                return await self._router.proposal(route, proposer)
+        except TimeoutError:
+            raise Abort(
+                Code.PEER_TIMEOUT,
+                f"no message from player {proposer}: silent for {limit:g} s",
+                not_lost="Nothing was signed by this request.",
+                next="keycairn vault status DIR, then repeat the request with live nodes",
+                detail={"waiting_for": [proposer], "step": 0},
+            ) from None
+
+    async def off_loop(self, work: Callable[[], R]) -> R:
+        """Do CPU-bound work in a thread of the protocols."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
     async def run(
         self,
         spec: SessionSpec,
@@ -190,16 +253,16 @@ class Sessions:
         """Run one session.
 
         Args:
-            public: counts against ``max_sessions`` (pair setups don't).
+            public: counts against ``max_sessions``. Pair setups and presigning don't, nor does
+                the session of a request that was admitted before.
         """
+        with self.admitted() if public else nullcontext():
+            return await self._admitted(spec, factory, journal, timeout)
+
+    async def _admitted(
+        self, spec: SessionSpec, factory: Factory[R], journal: Journal, timeout: float | None
+    ) -> R:
         self.refuse_banned(spec.players)
-        if public and self._public >= self._params.max_sessions:
-            raise KeycairnError(
-                Code.RATE_LIMIT,
-                f"{self._params.max_sessions} sessions are running",
-                not_lost="Nothing was signed or created by this request.",
-                next="repeat the request later",
-            )
         limit = timeout if timeout is not None else self._params.session_seconds
         env = Environment(
             index=self._params.index,
@@ -213,19 +276,15 @@ class Sessions:
             executor=self._executor,
             crash=self._crash,
         )
-        self._public += public
         # Not by name: a second session of the same name is refused, and must not take the first
         # one's place here.
         run_id = object()
         self._running[run_id] = spec
         try:
-            # Nodes that have just started may still be dialling.
-            peers = [p for p in spec.players if p != self._params.index]
-            await self._link.wait_up(peers, min(limit, 5.0))
+            await self.reach(spec.players)
             self.refuse_banned(spec.players)  # one of them may have been banned meanwhile
             return await run(spec, factory, env)
         finally:
-            self._public -= public
             del self._running[run_id]
 
     async def decline(self, names: SessionNames, code: Code) -> None:
@@ -233,15 +292,17 @@ class Sessions:
 
         Only for a session that never ran here; best effort, the reason is the code alone.
         """
-        known = isinstance(names.session_id, str) and _NAME.match(names.session_id)
-        if not known:
-            return
-        route = route_of(self._params.vault_id, names.session_id)
+        if isinstance(names.session_id, str) and _NAME.match(names.session_id):
+            await self.refuse(names.session_id, names.players, code)
+
+    async def refuse(self, name: str, players: Iterable[int], code: Code) -> None:
+        """The same for a session that a node and not a user named."""
+        route = route_of(self._params.vault_id, name)
         if not self._router.refuse(route):
             return
         notice = abort_frame(route, b"", 0, code)
         for peer in self._params.players:
-            if peer in names.players and peer != self._params.index:
+            if peer in players and peer != self._params.index:
                 # A peer that reads nothing must not hold up the answer to our own client.
                 with suppress(TimeoutError, KeycairnError):
                     await asyncio.wait_for(self._link.send(peer, notice), _NOTICE_SECONDS)

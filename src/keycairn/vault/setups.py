@@ -35,6 +35,7 @@ class SetupBook:
     Args:
         run: runs the pair-setup session of a name with a peer.
         banned: setups with a banned peer are neither made nor used.
+        dropped: called whenever a setup is dropped.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class SetupBook:
         banned: Banned,
         clock: Clock,
         rng: Rng,
+        dropped: Callable[[], None] = lambda: None,
     ) -> None:
         self._index = index
+        self._dropped = dropped
         self._exchange = exchange
         self._run = run
         self._banned = banned
@@ -73,6 +76,7 @@ class SetupBook:
         setup = self._live.pop(peer, None)
         if setup is not None:
             setup.kill()
+            self._dropped()
 
     async def ensure(self, peers: Iterable[int], timeout: float) -> dict[int, PairSetup]:
         """Live setups with all of ``peers``, made if needed.

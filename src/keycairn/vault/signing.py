@@ -1,40 +1,56 @@
-"""Signing at a node: gate, one session per signature, spends that are durable first."""
+"""Signing at a node: gate, one session per request, spends that are durable first."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from keycairn.encoding import digest as hash_of
 from keycairn.encoding import tag
-from keycairn.errors import Code, KeycairnError
+from keycairn.errors import Code, KeycairnError, PeerAborted, malformed
 from keycairn.ports import Clock
-from keycairn.protocols import dkls23, frost
 from keycairn.protocols.durable import Ban, Spend
-from keycairn.protocols.record import FROST_BIP340, KeyRecord, KeyShare
-from keycairn.protocols.session import SMALL_ROUNDS, SessionSpec
 from keycairn.vault.api import Sign, Signature, VaultParameters
+from keycairn.vault.claims import Claims
 from keycairn.vault.coverage import gate
+from keycairn.vault.jobs import EcdsaJob, FrostJob, Job, check_shape
 from keycairn.vault.keys import Keys
-from keycairn.vault.ports import RequestRow, SpendRow, Store
+from keycairn.vault.ports import KeyRow, RequestRow, SpendRow, Store
 from keycairn.vault.sessions import Sessions, check_names
 from keycairn.vault.setups import SetupBook
 
 _REQUEST = tag("request/sign")
+#: From so many items on, paths are derived in a thread.
+_MANY = 4
 
 
 class SigningJournal:
-    """Spends and bans of a signing session."""
+    """Spends and bans of a signing session.
 
-    def __init__(self, store: Store, sessions: Sessions, clock: Clock, incarnation: bytes) -> None:
+    Args:
+        paths: what the key's ledger takes in with the spend.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        sessions: Sessions,
+        clock: Clock,
+        incarnation: bytes,
+        paths: Sequence[str] = (),
+    ) -> None:
         self._store = store
         self._sessions = sessions
         self._clock = clock
         self._incarnation = incarnation
+        self._paths = paths
 
     async def commit(self, what: str, record: Any) -> None:
         if isinstance(record, tuple):
-            await self._store.spend_all([self._row(spend) for spend in record])
+            rows = [self._row(spend) for spend in record]
+            await self._store.spend_all(rows, self._paths)
         elif isinstance(record, Ban):
             # A ban must reach the disk even if the client has gone and this session is cancelled.
             await asyncio.shield(self._sessions.ban(record.peers, record.reason))
@@ -64,6 +80,7 @@ class Signing:
         sessions: Sessions,
         setups: SetupBook,
         keys: Keys,
+        claims: Claims,
         clock: Clock,
     ) -> None:
         self._params = params
@@ -71,7 +88,10 @@ class Signing:
         self._sessions = sessions
         self._setups = setups
         self._keys = keys
-        self._journal = SigningJournal(store, sessions, clock, incarnation)
+        self._claims = claims
+        self._journal = partial(SigningJournal, store, sessions, clock, incarnation)
+        #: Signatures given out, by where they came from.
+        self.signed = {"pool": 0, "full": 0}
 
     async def sign(self, application: str, request: Sign) -> tuple[Signature, ...]:
         """See ``Service.sign``."""
@@ -79,7 +99,8 @@ class Signing:
         check_names(names, self._params.players)
         row = await self._keys.of(application, request.key_id)
         record = row.record
-        self._check_shape(record, request)
+        check_shape(record, request)
+        explicit = _presignature(request)
         record.check_signers(names.players)
         if self._params.index not in names.players:
             raise KeycairnError(Code.BAD_INDEX, "this node is not among the players")
@@ -102,126 +123,88 @@ class Signing:
             frozenset(self._params.gate),
             node=self._params.index,
         )
-        item = request.items[0]
-        payload = item.digest if item.digest is not None else item.message
-        hashed = hash_of(_REQUEST, request.key_id, payload, item.path, request.taproot)
+        # Not the presignature: a repeated request takes another one, or none.
+        hashed = hash_of(
+            _REQUEST,
+            request.key_id,
+            [[i.digest if i.digest is not None else i.message, i.path] for i in request.items],
+            request.taproot,
+        )
 
-        async def work() -> Signature:
+        async def work() -> tuple[Signature, ...]:
             done = await self._store.request(application, f"sign/{names.request_id}")
             if done is not None:
-                return _from_row(done, hashed)
-            result = await self._run(request)
-            row = RequestRow(application, f"sign/{names.request_id}", hashed, _to_json(result))
-            await self._store.put_request(row)
+                found = _from_row(done, hashed)
+                # A signer that has no result yet needn't wait for this one.
+                await self._sessions.decline(names, Code.CONFLICT)
+                return found
+            with self._sessions.admitted():
+                result = await self._run(row, request, explicit)
+            saved = RequestRow(application, f"sign/{names.request_id}", hashed, _to_json(result))
+            await self._store.put_request(saved)
             return result
 
-        return (await self._sessions.once(application, "sign", names, hashed, work),)
+        return await self._sessions.once(application, "sign", names, hashed, work)
 
-    def _check_shape(self, record: KeyRecord, request: Sign) -> None:
-        if len(request.items) != 1:
-            raise KeycairnError(Code.MALFORMED, "this version signs one item a request")
-        (item,) = request.items
-        if item.path is not None:
-            raise KeycairnError(Code.MALFORMED, "this version has no key derivation paths yet")
-        if request.presignature is not None:
-            raise KeycairnError(
-                Code.PRESIG_UNKNOWN,
-                "no such presignature: this version keeps none between sessions",
-                not_lost="Nothing was signed.",
-                next="repeat the request without a presignature",
+    async def _run(
+        self, row: KeyRow, request: Sign, explicit: bytes | None
+    ) -> tuple[Signature, ...]:
+        self._sessions.refuse_banned(request.names.players)
+        job = await self._job(request)
+        taken = await self._claims.take(row, job, explicit)
+        journal = self._journal(job.paths)
+        if taken is None:
+            made = await self._sessions.run(job.full_spec(), job.full, journal, public=False)
+            self.signed["full"] += len(made)
+            return tuple(job.signature(m) for m in made)
+        try:
+            made = await self._sessions.run(
+                job.use_spec(taken.ids, taken.claim.opening),
+                lambda party: job.use(party, taken.claim),
+                journal,
+                public=False,
             )
-        if request.taproot and record.protocol != FROST_BIP340:
-            raise KeycairnError(
-                Code.MALFORMED, "only a BIP-340 key (schnorr on secp256k1) has a taproot address"
-            )
-        if record.scheme == "ecdsa":
-            if item.digest is None or item.message is not None:
-                raise KeycairnError(Code.MALFORMED, "an ECDSA key signs a digest, not a message")
-            if len(item.digest) != 32:
-                raise KeycairnError(
-                    Code.MALFORMED, f"a digest has 32 bytes, got {len(item.digest)}"
-                )
-        else:
-            if item.message is None or item.digest is not None:
-                raise KeycairnError(Code.MALFORMED, "a Schnorr key signs a message, not a digest")
-            if len(item.message) > frost.MAX_MESSAGE:
-                raise KeycairnError(
-                    Code.TOO_LARGE, f"a message has at most {frost.MAX_MESSAGE} bytes"
-                )
+        except PeerAborted as exc:
+            if exc.code is Code.PRESIG_UNKNOWN:
+                self._claims.refused(taken)
+            raise
+        finally:
+            self._claims.end(taken)
+        self.signed["pool"] += len(made)
+        return tuple(job.signature(m) for m in made)
 
-    async def _run(self, request: Sign) -> Signature:
+    async def _job(self, request: Sign) -> Job:
         key = await self._store.key_share(request.key_id)
-        if key.record.scheme == "ecdsa":
-            return await self._ecdsa(request, key)
-        return await self._frost(request, key)
-
-    async def _frost(self, request: Sign, key: KeyShare) -> Signature:
-        message = request.items[0].message or b""
-        record = key.record
-        item = frost.Item(frost.message_hash(message), "m", request.taproot)
-        params = frost.SignParams(request.names.request_id, record.key_id, record.hash, (item,))
-        merkle_root = b"" if request.taproot else None  # BIP-86: an output without a script tree
-        spec = SessionSpec(
-            request.names.session_id,
-            frost.NAME,
-            frost.VERSION,
-            self._params.vault_id,
-            request.names.players,
-            params,
-            largest=SMALL_ROUNDS,
-        )
-        asked = [frost.Request(message, 0, merkle_root)]
-        (made,) = await self._sessions.run(
-            spec, lambda party: frost.sign_full(party, key, asked), self._journal
-        )
-        return Signature(
-            signature=made.signature,
-            der=None,
-            recovery_id=None,
-            public_key=made.public_key,
-            nodes=request.names.players,
-            base_r=made.base_r,
-            presignature_id=made.presignature_id,
-        )
-
-    async def _ecdsa(self, request: Sign, key: KeyShare) -> Signature:
-        digest = request.items[0].digest or b""
-        record = key.record
-        players = request.names.players
-        self._sessions.refuse_banned(players)
-        peers = [p for p in players if p != self._params.index]
-        setups = await self._setups.ensure(peers, self._params.session_seconds)
-        spec = SessionSpec(
-            request.names.session_id,
-            dkls23.NAME,
-            dkls23.VERSION,
-            self._params.vault_id,
-            players,
-            dkls23.SignParams(
-                request.names.request_id,
-                record.key_id,
-                record.hash,
-                (dkls23.Item(digest, "m"),),
-            ),
-            {p: s.setup_id for p, s in setups.items()},
-            largest=SMALL_ROUNDS,
-        )
-        asked = [dkls23.Request(digest)]
-        (made,) = await self._sessions.run(
-            spec, lambda party: dkls23.sign_full(party, key, setups, asked), self._journal
-        )
-        return Signature(
-            signature=made.compact(),
-            der=made.der(),
-            recovery_id=made.recovery_id,
-            public_key=made.public_key,
-            nodes=players,
-            base_r=made.base_r,
-            presignature_id=made.presignature_id,
-        )
+        index, vault = self._params.index, self._params.vault_id
+        make: Callable[[], Job]
+        if key.record.scheme != "ecdsa":
+            make = partial(FrostJob, request, key, vault, index)
+        else:
+            peers = [p for p in request.names.players if p != index]
+            setups = await self._setups.ensure(peers, self._params.session_seconds)
+            make = partial(EcdsaJob, request, key, vault, index, setups)
+        if len([i for i in request.items if i.path]) > _MANY:
+            return await self._sessions.off_loop(make)
+        return make()
 
 
-def _to_json(s: Signature) -> dict[str, Any]:
+def _presignature(request: Sign) -> bytes | None:
+    if request.presignature is None:
+        return None
+    try:
+        found = bytes.fromhex(request.presignature)
+    except ValueError:
+        found = b""
+    if len(found) != 32 or found.hex() != request.presignature:
+        raise malformed("the id of a presignature is 64 hex digits, lower case")
+    return found
+
+
+def _to_json(signatures: Sequence[Signature]) -> dict[str, Any]:
+    return {"signatures": [_one_to_json(s) for s in signatures]}
+
+
+def _one_to_json(s: Signature) -> dict[str, Any]:
     return {
         "signature": s.signature.hex(),
         "der": None if s.der is None else s.der.hex(),
@@ -233,7 +216,7 @@ def _to_json(s: Signature) -> dict[str, Any]:
     }
 
 
-def _from_row(row: RequestRow, hashed: bytes) -> Signature:
+def _from_row(row: RequestRow, hashed: bytes) -> tuple[Signature, ...]:
     if row.request_hash != hashed:
         raise KeycairnError(
             Code.CONFLICT,
@@ -241,7 +224,10 @@ def _from_row(row: RequestRow, hashed: bytes) -> Signature:
             not_lost="Nothing was signed by this request.",
             next="use a fresh request_id",
         )
-    r = row.result
+    return tuple(_one_from_json(r) for r in row.result["signatures"])
+
+
+def _one_from_json(r: Mapping[str, Any]) -> Signature:
     return Signature(
         signature=bytes.fromhex(r["signature"]),
         der=None if r["der"] is None else bytes.fromhex(r["der"]),
