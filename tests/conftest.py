@@ -33,6 +33,7 @@ SLOW = (
     "protocols/dkls23/test_sign",
     "protocols/test_frost_bip340",
     "protocols/test_frost_suites",
+    "protocols/test_volume",
     "store/test_integrity",
     "store/test_sqlite",
     "system/",
