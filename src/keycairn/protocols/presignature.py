@@ -89,14 +89,17 @@ class Presignature(Generic[S]):
         with self._lock:
             secrets, self._secrets = self._secrets, None
         if secrets is None:
-            raise KeycairnError(
-                Code.PRESIG_SPENT,
-                "this presignature was used before",
-                not_lost="The key is safe: nothing was sent.",
-                next="sign again with another presignature",
-                detail={"presignature_id": self.id.hex()},
-            )
+            raise self._refusal()
         return secrets
+
+    def _refusal(self) -> KeycairnError:
+        return KeycairnError(
+            Code.PRESIG_SPENT,
+            "this presignature was used before",
+            not_lost="The key is safe: nothing was sent.",
+            next="sign again with another presignature",
+            detail={"presignature_id": self.id.hex()},
+        )
 
     # -- secrets that are kept elsewhere meanwhile
 
@@ -119,7 +122,7 @@ class Presignature(Generic[S]):
             if stored:
                 self._secrets = secrets
         if not stored:
-            self.take()
+            raise self._refusal()
 
     def _encode(self, secrets: S) -> bytes:
         raise NotImplementedError

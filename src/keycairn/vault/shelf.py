@@ -81,8 +81,10 @@ class DatabaseShelf:
         await self._store.put_presignatures(self._incarnation, sealed)
 
     async def bring(self, taken: Sequence[Stock]) -> None:
-        found = await self._store.presignatures([p.id for p in taken])
-        for p in taken:
+        # One that was given back unused has its secrets with it already.
+        resting = [p for p in taken if p.stored]
+        found = await self._store.presignatures([p.id for p in resting])
+        for p in resting:
             data = found.get(p.id, b"")
             try:
                 secret = self._aead.decrypt(data[:_NONCE], data[_NONCE:], self._ad(p))
