@@ -167,6 +167,20 @@ async def test_three_nodes_find_each_other_and_keep_the_order(
         assert not any(link.refused for link in net.links.values())
 
 
+async def test_frames_are_counted_as_they_leave(free_ports: Callable[..., int]) -> None:
+    sent: list[tuple[int, int]] = []
+    async with nodes(free_ports, 1, 2) as net:
+        await net.start(1, count=lambda peer, size: sent.append((peer, size)))
+        await net.links[1].send(2, b"nobody is there yet")
+        assert sent == []
+        await net.start(2)
+        await net.all_up()
+        for data in (b"four", b"seven77"):
+            await net.links[1].send(2, data)
+        assert await net.sinks[2].has(2) == [(1, b"four"), (1, b"seven77")]
+        assert sent == [(2, 4), (2, 7)]
+
+
 async def test_largest_frame_passes_and_a_larger_one_is_not_sent(
     free_ports: Callable[..., int],
 ) -> None:

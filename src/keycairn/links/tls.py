@@ -24,7 +24,7 @@ import logging
 import os
 import ssl
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -138,6 +138,7 @@ class TlsLink:
         listen: ``host:port``; port 0 takes a free one, see :attr:`port`. "" to only dial.
         vault: vault id; peers of another vault are refused.
         clock, rng: ports. The clock is used for ages of connections, never for trust.
+        count: told the peer and the size of every frame that is handed to its connection.
 
     Attributes:
         refused: how many connections were refused since the start, by error code.
@@ -154,6 +155,7 @@ class TlsLink:
         vault: str,
         clock: Clock,
         rng: Rng,
+        count: Callable[[int, int], None] | None = None,
     ) -> None:
         keys = [p.public_key for p in peers.values()]
         own = raw_public(identity.public_key())
@@ -173,6 +175,7 @@ class TlsLink:
         self._vault = vault
         self._clock = clock
         self._rng = rng
+        self._count_sent = count
         self._presence = Presence(peers)
         self._live: dict[int, Connection] = {}
         self._gone = {i: asyncio.Event() for i in peers}
@@ -195,6 +198,8 @@ class TlsLink:
         check_frame(self._presence.peers, peer, data)
         connection = self._live.get(peer)
         if connection is not None:
+            if self._count_sent is not None:
+                self._count_sent(peer, len(data))
             await connection.send(bytes(data))
 
     def is_up(self, peer: int) -> bool:

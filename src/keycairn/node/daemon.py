@@ -90,13 +90,13 @@ async def serve_node(
             sock = bind(address, section, config.index)
             stack.callback(sock.close)
             sockets.append(sock)
-        service = await _start_service(config, identity, store, clock, rng)
+        metrics = Metrics()
+        service = await _start_service(config, identity, store, clock, rng, metrics)
         stack.push_async_callback(service.stop)
         await _say_findings(config, service)
         backups = NodeBackups(config, store, identity, clock, rng)
         watch = asyncio.create_task(backups.watch(service.check_documents))
         stack.callback(watch.cancel)
-        metrics = Metrics()
         token = stack.enter_context(_token(config, rng))
         api = build_api(
             service,
@@ -133,7 +133,12 @@ async def serve_node(
 
 
 async def _start_service(
-    config: NodeConfig, identity: Identity, store: Store, clock: Clock, rng: Rng
+    config: NodeConfig,
+    identity: Identity,
+    store: Store,
+    clock: Clock,
+    rng: Rng,
+    metrics: Metrics,
 ) -> NodeService:
     pins = {peer.index: peer.public_key for peer in config.peers} | {config.index: identity.public}
     link = TlsLink(
@@ -144,6 +149,7 @@ async def _start_service(
         vault=config.vault_id,
         clock=clock,
         rng=rng,
+        count=metrics.sent,
     )
     service = NodeService(
         parameters(config, pins),

@@ -37,11 +37,21 @@ class Metrics:
         self._peer_banned = Gauge(
             "keycairn_peer_banned", "1 if the peer is banned", ("peer",), registry=self._registry
         )
+        self._sent = Counter(
+            "keycairn_link_sent_bytes",
+            "Bytes of protocol frames sent to a peer, without TLS and framing",
+            ("peer",),
+            registry=self._registry,
+        )
 
     def request(self, listener: str, method: str, route: str, status: int, seconds: float) -> None:
         """Count one finished request."""
         self._requests.labels(listener, method, route, str(status)).inc()
         self._seconds.labels(listener, route).observe(seconds)
+
+    def sent(self, peer: int, size: int) -> None:
+        """Count a frame that goes to a peer."""
+        self._sent.labels(str(peer)).inc(size)
 
     def render(
         self, health: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]
