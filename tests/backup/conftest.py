@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from keycairn.backup import BundleInputs, Opener, SecretSource, create_bundle, opener
 from keycairn.curves import group
 from keycairn.encoding import SecretBytes, SecretScalar
-from keycairn.encryptors import EncryptorConfig, create_keyring, open_data_key
+from keycairn.encryptors import EncryptorConfig, create_keyring, open_keyring
 from keycairn.ports.seeded import ManualClock, SeededRng
 from keycairn.protocols.keygen import ready_statement
 from keycairn.protocols.record import KeyRecord
@@ -79,7 +79,7 @@ class DiskNode:
         config = EncryptorConfig("keyfile", secret_file=self.operator / "master.key")
         keyring = create_keyring(config, vault=VAULT, node=self.index, rng=self.rng).encode()
         write_keyring(self.database, keyring)
-        key = open_data_key(config, keyring, vault=VAULT, node=self.index)
+        key = open_keyring(config, keyring, vault=VAULT, node=self.index, rng=self.rng)
         self.store = await SqliteStore.open(
             self.database,
             sealer=Sealer(key, vault=VAULT, node=self.index, rng=self.rng),

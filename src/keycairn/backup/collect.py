@@ -57,7 +57,7 @@ class Index:
 
     home: str
     origins: dict[str, Origin]
-    encryptor: dict[str, str]  # kind, source, where
+    encryptor: dict[str, str]  # kind, source, where; key, address, … of kinds that have them
     skipped: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
@@ -118,6 +118,9 @@ class Collection:
         if source == "secret_file":
             where = str(self.config.named("encryptor.secret_file", where).path)
         encryptor = {"kind": kind, "source": source, "where": where}
+        for name, value in self.config.encryptor().items():
+            if name not in ("kind", source) and isinstance(value, (str, int)):
+                encryptor[name] = str(value)
         return Index(str(self.config.home), self.origins, encryptor, tuple(self.skipped)).to_bytes()
 
 

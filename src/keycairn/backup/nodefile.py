@@ -146,12 +146,18 @@ class NodeFile:
         return [self.named("backup.include", t) for t in self._texts("backup", "include")]
 
     def secret(self) -> tuple[str, str, str]:
-        """Encryptor kind, name of the one secret source, and its value (a path, a variable, …)."""
+        """Encryptor kind, name of the one secret source, and its value (a path, a variable, …);
+        two empty texts when there is none, as where the machine itself is known to the service."""
         section = self._section("encryptor")
         given = [name for name in SECRET_SOURCES if name in section]
-        if len(given) != 1:
-            raise malformed(f"node.toml: [encryptor] needs exactly one of {SECRET_SOURCES}")
-        return self._text("encryptor", "kind"), given[0], self._text("encryptor", given[0])
+        if len(given) > 1:
+            raise malformed(f"node.toml: [encryptor] takes only one of {SECRET_SOURCES}")
+        kind = self._text("encryptor", "kind")
+        return (kind, given[0], self._text("encryptor", given[0])) if given else (kind, "", "")
+
+    def encryptor(self) -> Mapping[str, Any]:
+        """The section as written. It names the key and where it is; secrets are not in it."""
+        return self._section("encryptor")
 
     def secret_file(self) -> Path | None:
         """Where the master secret is expected, if it is a file."""
@@ -176,7 +182,7 @@ class NodeFile:
         for key, value in _leaves(self.values):
             section, _, name = key.rpartition(".")
             names_file = name.endswith("_file") or (section == "api" and name.startswith("tls_"))
-            if names_file and section != "encryptor" and isinstance(value, str):
+            if names_file and key != "encryptor.secret_file" and isinstance(value, str):
                 found.append(self.named(key, value))
         return sorted(found, key=lambda named: named.key)
 

@@ -34,9 +34,10 @@ from keycairn.backup.disk import (
 from keycairn.backup.layout import Layout, Placed, make_layout
 from keycairn.backup.machine import check_ports, check_target
 from keycairn.backup.rewrite import check_mapping
-from keycairn.backup.unlock import SecretSource, opener
+from keycairn.backup.unlock import opener
 from keycairn.backup.verify import look_inside, pins
 from keycairn.encoding import SecretBytes
+from keycairn.encryptors import EncryptorConfig, section_config
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
 from keycairn.vault.policy import Answer
@@ -186,7 +187,7 @@ async def plan_restore(
             mapped=mapped,
         )
         report = await asyncio.to_thread(check_plain, copy, manifest, pins(layout.config, manifest))
-        source = _secret_source(layout, secret_file)
+        source = _encryptor(layout, secret_file)
         with_secret = opener(
             source,
             vault=manifest.vault,
@@ -221,15 +222,14 @@ async def plan_restore(
     return replace(plan, findings=tuple(findings), steps=tuple(_steps(plan, ports, source)))
 
 
-def _secret_source(layout: Layout, secret_file: Path | None) -> SecretSource:
-    if secret_file is not None:
-        return SecretSource(secret_file=secret_file)
-    _, source, value = layout.config.secret()
-    if source == "secret_file":
-        return SecretSource(secret_file=layout.config.named("encryptor.secret_file", value).path)
-    if source == "secret_env":
-        return SecretSource(secret_env=value)
-    return SecretSource(secret_credential=value)
+def _encryptor(layout: Layout, secret_file: Path | None) -> EncryptorConfig:
+    config = section_config(layout.config.encryptor(), layout.config.home)
+    return config if secret_file is None else config.with_secret_file(secret_file)
+
+
+def _shown(config: EncryptorConfig) -> str:
+    """The encryptor's secret in words: ``file /etc/keycairn/master.key``."""
+    return config.source or f"encryptor {config.kind}"
 
 
 async def _try_secret(copy: Path, report: DatabaseReport, opened: Opener) -> Opener | None:
@@ -250,7 +250,7 @@ def filed_documents(plan: RestorePlan) -> dict[str, Placed]:
 
 
 def _findings(
-    plan: RestorePlan, ports: list[Finding], *, pinned: bool, source: SecretSource
+    plan: RestorePlan, ports: list[Finding], *, pinned: bool, source: EncryptorConfig
 ) -> list[Finding]:
     found = [*ports, *report_findings(plan.report)]
     if not pinned:
@@ -266,8 +266,8 @@ def _findings(
         found.append(
             Finding(
                 "master secret",
-                f"{source} is not here, so no share was proved and no receipt was written",
-                f"put the master secret back ({source}), then keycairn backup create",
+                f"{_shown(source)} is not here, so no share was proved and no receipt was written",
+                f"put the master secret back ({_shown(source)}), then keycairn backup create",
             )
         )
     filed = filed_documents(plan)
@@ -294,12 +294,15 @@ def _findings(
     return found
 
 
-def _steps(plan: RestorePlan, ports: list[Finding], source: SecretSource) -> list[Step]:
+def _steps(plan: RestorePlan, ports: list[Finding], source: EncryptorConfig) -> list[Step]:
     manifest, report = plan.bundle.manifest, plan.report
     proved = {
-        Answer.YES: ("ok", f"{source} opens it; every share fits its certified record"),
-        Answer.NO: ("warn", f"{source} opens it; not every share could be proved, see findings"),
-        Answer.CANT_TELL: ("skipped", f"{source} is not here: no share was proved"),
+        Answer.YES: ("ok", f"{_shown(source)} opens it; every share fits its certified record"),
+        Answer.NO: (
+            "warn",
+            f"{_shown(source)} opens it; not every share could be proved, see findings",
+        ),
+        Answer.CANT_TELL: ("skipped", f"{_shown(source)} is not here: no share was proved"),
     }[report.proofs]
     moved = len(plan.layout.changes)
     return [

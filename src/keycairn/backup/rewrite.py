@@ -36,6 +36,10 @@ MAPPABLE: dict[str, type] = {
     "backup.recipients": list,
     "backup.targets": list,
     "database.url": str,
+    "encryptor.address": str,
+    "encryptor.ca_file": str,
+    "encryptor.endpoint": str,
+    "encryptor.module": str,
     "encryptor.secret_credential": str,
     "encryptor.secret_env": str,
     "encryptor.secret_file": str,
@@ -152,7 +156,7 @@ class Rewriter:
             if key in _WITHIN:
                 self._require_within(key, value)
             section, _, name = key.partition(".")
-            if section == "encryptor":
+            if section == "encryptor" and name in SECRET_SOURCES:
                 for source in SECRET_SOURCES:
                     if source != name and source in self._values.get(section, {}):
                         self._set(section, source, None)

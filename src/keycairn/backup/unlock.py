@@ -1,4 +1,4 @@
-"""Opening a database copy with the master secret: keyring, data key, store."""
+"""Opening a database copy with the encryptor: keyring, data keys, store."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keycairn.backup.database import Opener
-from keycairn.encoding import SecretBytes
-from keycairn.encryptors import EncryptorConfig, Keyring, read_secret, unlock
+from keycairn.encryptors import DataKeys, EncryptorConfig, Keyring, open_keyring
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
 from keycairn.store.sqlite import SqliteStore, read_keyring
@@ -19,7 +18,8 @@ from keycairn.vault.sealing import Sealer
 
 @dataclass(frozen=True)
 class SecretSource:
-    """Where the master secret is; exactly one is set."""
+    """Where the master secret is; exactly one is set. Enough for a password or a key file: the
+    keyring itself says which. Other encryptors need their configuration."""
 
     secret_file: Path | None = None
     secret_env: str | None = None
@@ -34,7 +34,7 @@ class SecretSource:
 
 
 def opener(
-    source: SecretSource,
+    source: SecretSource | EncryptorConfig,
     *,
     vault: str,
     node: int,
@@ -42,18 +42,18 @@ def opener(
     rng: Rng,
     environ: Mapping[str, str] | None = None,
 ) -> Opener:
-    """A function that opens a database copy of this node with the secret at ``source``.
+    """A function that opens a database copy of this node with the encryptor or secret ``source``.
 
     It raises E_STORE_INTEGRITY for a wrong secret (or another node's database), E_NOT_FOUND when
-    there is no secret at ``source``, E_POLICY when others can read it. The database's own keyring
-    says whether the secret is a password or a key file.
+    there is no secret at ``source``, E_POLICY when others can read it, E_CONFLICT when the
+    database was sealed with another kind of encryptor, and what the encryptor raises.
     """
 
     async def open_copy(path: Path) -> Store:
-        data_key = await asyncio.to_thread(
-            _data_key, path, source, vault=vault, node=node, environ=environ
+        data_keys = await asyncio.to_thread(
+            _data_keys, path, source, vault=vault, node=node, rng=rng, environ=environ
         )
-        sealer = Sealer(data_key, vault=vault, node=node, rng=rng)
+        sealer = Sealer(data_keys, vault=vault, node=node, rng=rng)
         return await SqliteStore.open(
             path, sealer=sealer, vault=vault, node=node, clock=clock, rng=rng
         )
@@ -61,14 +61,15 @@ def opener(
     return open_copy
 
 
-def _data_key(
+def _data_keys(
     path: Path,
-    source: SecretSource,
+    source: SecretSource | EncryptorConfig,
     *,
     vault: str,
     node: int,
+    rng: Rng,
     environ: Mapping[str, str] | None,
-) -> SecretBytes:
+) -> DataKeys:
     raw = read_keyring(path)
     if raw is None:
         raise KeycairnError(
@@ -77,20 +78,35 @@ def _data_key(
             not_lost="Nothing was written.",
             next="use an older bundle of this node",
         )
-    keyring = Keyring.decode(raw)
-    config = EncryptorConfig(
-        keyring.kind, source.secret_file, source.secret_env, source.secret_credential
-    )
-    secret = read_secret(config, environ=environ)
+    if isinstance(source, EncryptorConfig):
+        config, shown = (
+            source,
+            f"encryptor {source.kind} ({source.source or 'no secret of its own'})",
+        )
+    else:
+        config, shown = _local(Keyring.decode(raw).kind, source), str(source)
     try:
-        return unlock(keyring, secret, vault=vault, node=node)
+        return open_keyring(config, raw, vault=vault, node=node, rng=rng, environ=environ)
     except KeycairnError as exc:
         if exc.code is not Code.STORE_INTEGRITY:
             raise
         raise KeycairnError(
             exc.code,
-            f"{source} does not open the database in the bundle: it is not the master secret of "
+            f"{shown} does not open the database in the bundle: it is not the master secret of "
             f"node {node} of vault {vault}, or the bundle is not sound",
             not_lost="The bundle was not changed; nothing was written.",
             next=f"give node {node}'s own master secret with --secret-file",
         ) from exc
+
+
+def _local(kind: str, source: SecretSource) -> EncryptorConfig:
+    if kind not in ("password", "keyfile"):
+        raise KeycairnError(
+            Code.POLICY,
+            f"the database was sealed with an encryptor of kind {kind}: a secret alone does not "
+            "say where it is",
+            not_lost="The bundle was not changed; nothing was written.",
+            next="keycairn node restore BUNDLE --into DIR --identity FILE --dry-run, which takes "
+            "[encryptor] from the bundle's node.toml",
+        )
+    return EncryptorConfig(kind, source.secret_file, source.secret_env, source.secret_credential)

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from keycairn.curves import ED25519
-from keycairn.encryptors import EncryptorConfig
+from keycairn.encryptors import EncryptorConfig, section_config
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.files import require_private
 from keycairn.node.tables import Table, read_toml
@@ -221,7 +221,7 @@ class _Reader:
             peers=self.peers(index),
             database=self.database(),
             anchor=anchor_directory,
-            encryptor=self.encryptor(),
+            encryptor=self.encryptor(profile),
             api=self.api(),
             links=self.listener("links"),
             management=self.management(),
@@ -327,19 +327,11 @@ class _Reader:
             )
         return self.path(url.removeprefix("sqlite:///"))
 
-    def encryptor(self) -> EncryptorConfig:
+    def encryptor(self, profile: str) -> EncryptorConfig:
         table = self.root.table("encryptor", required=True)
-        kind = table.choice("kind", ("keyfile", "password"))
-        secret_file = table.optional("secret_file")
-        env = table.optional("secret_env")
-        credential = table.optional("secret_credential")
-        table.finish()
-        if sum(s is not None for s in (secret_file, env, credential)) != 1:
-            table.bad("needs exactly one of `secret_file`, `secret_env`, `secret_credential`")
-        if credential is not None and not _NAME.match(credential):
-            table.bad("`secret_credential` must be a plain credential name, not a path")
-        path = None if secret_file is None else self.path(secret_file)
-        return EncryptorConfig(kind, path, env, credential)
+        return section_config(
+            table.rest(), self.home, where=str(table.file), production=profile == "production"
+        )
 
     def api(self) -> Api:
         table = self.root.table("api", required=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from keycairn.encryptors import create_keyring, open_data_key
+from keycairn.encryptors import create_keyring, open_keyring
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.config import NodeConfig
 from keycairn.ports import Clock, Rng
@@ -82,5 +82,7 @@ async def create_storage(config: NodeConfig, clock: Clock, rng: Rng) -> None:
 
 
 def _sealer(config: NodeConfig, keyring: bytes, rng: Rng) -> Sealer:
-    data_key = open_data_key(config.encryptor, keyring, vault=config.vault_id, node=config.index)
-    return Sealer(data_key, vault=config.vault_id, node=config.index, rng=rng)
+    data_keys = open_keyring(
+        config.encryptor, keyring, vault=config.vault_id, node=config.index, rng=rng
+    )
+    return Sealer(data_keys, vault=config.vault_id, node=config.index, rng=rng)

@@ -141,6 +141,11 @@ class Table:
             self.bad(f"`{key}` must be a list of sections [[{key}]]")
         return [Table(v, f"[[{key}]] number {i}", self.file) for i, v in enumerate(value, 1)]
 
+    def rest(self) -> dict[str, Any]:
+        """Everything that was not asked for, for a reader that knows these keys better."""
+        left, self._left = self._left, {}
+        return left
+
     def finish(self) -> None:
         """Refuse whatever was not asked for."""
         if self._left:

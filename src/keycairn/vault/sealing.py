@@ -2,10 +2,14 @@
 
 A sealed value can't be moved: vault, node, table, column, row, version and generation stand in
 the associated data, in the injective encoding. Layout: ``0x01 | nonce (12) | ciphertext | tag``.
+
+There is a data key for each kind of record (:data:`RECORD_KINDS`): what seals key shares does
+nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -21,6 +25,11 @@ _SEAL = tag("store/seal")
 _DERIVE = tag("store/derive")
 _VERSION = b"\x01"
 
+#: Kinds of records, each with a data key of its own: "shares" seals key shares and chain codes;
+#: "records" seals everything else, and the keys of row digests and audit chain come from it.
+RECORD_KINDS = ("records", "shares")
+_KIND_OF_TABLE = {"keys": "shares"}
+
 
 @dataclass(frozen=True)
 class Place:
@@ -34,20 +43,38 @@ class Place:
 
 
 class Sealer:
-    """Seals and opens values of one node under its data key (32 bytes)."""
+    """Seals and opens values of one node under its data keys (32 bytes each).
 
-    def __init__(self, data_key: SecretBytes, *, vault: str, node: int, rng: Rng) -> None:
-        self._aead = AESGCM(data_key.reveal())
-        self._data_key = data_key
+    Args:
+        data_keys: by kind of record; one alone serves all kinds, as in databases made before
+            each had its own.
+    """
+
+    def __init__(
+        self,
+        data_keys: SecretBytes | Mapping[str, SecretBytes],
+        *,
+        vault: str,
+        node: int,
+        rng: Rng,
+    ) -> None:
+        if isinstance(data_keys, SecretBytes):
+            data_keys = dict.fromkeys(RECORD_KINDS, data_keys)
+        self._aead = {kind: AESGCM(data_keys[kind].reveal()) for kind in RECORD_KINDS}
+        self._data_key = data_keys["records"]
         self._vault = vault
         self._node = node
         self._rng = rng
 
     def derive(self, purpose: str) -> SecretBytes:
-        """A 32-byte key for ``purpose`` (HKDF-SHA256 of the data key, bound to vault and node)."""
+        """A 32-byte key for ``purpose`` (HKDF-SHA256 of the key for records, bound to vault
+        and node)."""
         info = encode(_DERIVE, self._vault, self._node, purpose)
         kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info)
         return SecretBytes(kdf.derive(self._data_key.reveal()))
+
+    def _of(self, place: Place) -> AESGCM:
+        return self._aead[_KIND_OF_TABLE.get(place.table, "records")]
 
     def _ad(self, place: Place) -> bytes:
         return encode(
@@ -64,7 +91,7 @@ class Sealer:
     def seal(self, secret: SecretBytes, place: Place) -> bytes:
         """Encrypt ``secret`` for ``place``."""
         nonce = self._rng.bytes(12)
-        body = self._aead.encrypt(nonce, secret.reveal(), self._ad(place))
+        body = self._of(place).encrypt(nonce, secret.reveal(), self._ad(place))
         return _VERSION + nonce + body
 
     def open(self, sealed: bytes, place: Place) -> SecretBytes:
@@ -72,7 +99,7 @@ class Sealer:
         if len(sealed) < 29 or sealed[:1] != _VERSION:
             raise self._broken(place)
         try:
-            return SecretBytes(self._aead.decrypt(sealed[1:13], sealed[13:], self._ad(place)))
+            return SecretBytes(self._of(place).decrypt(sealed[1:13], sealed[13:], self._ad(place)))
         except InvalidTag as exc:
             raise self._broken(place) from exc
 
