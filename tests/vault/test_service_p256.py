@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from bip_utils import Bip32ChainCode, Bip32KeyData, Bip32Slip10Nist256p1
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -93,6 +94,28 @@ async def test_keys_of_both_curves_live_side_by_side(open_vault: Vault) -> None:
             check(key, (await open_vault.sign(key, (1, 3), digest)).result, digest)
     listed = await open_vault.services[2].list_keys(APP, "", 100)
     assert sorted(k.curve for k in listed) == ["p256"] * 3 + ["secp256k1"] * 3
+
+
+async def test_t042_a_derived_p256_key_signs_and_its_path_comes_back_from_recovery(
+    open_vault: Vault, recovery_key: RSAPrivateKey
+) -> None:
+    key = await open_vault.key("ecdsa", curve="p256")
+    digest = b"\5" * 32
+    signed = (await open_vault.sign(key, (1, 2), digest, path="m/3/1")).result
+    assert signed.public_key != key.public_key
+    public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), signed.public_key)
+    public.verify(signed.der, digest, ec.ECDSA(utils.Prehashed(SHA256())))
+    await open_vault.allow(recovery_key)
+    made = (await open_vault.document([key], recovery_key)).result
+    (back,) = recover(Document.load(made.document), SoftwareKey(recovery_key))
+    assert back.paths == ("m/3/1",)
+    assert back.chain_code is not None
+    # The wallet's side: an independent SLIP-10 from what recovery gave, and nothing else.
+    root = Bip32Slip10Nist256p1.FromPublicKey(
+        back.public_key, Bip32KeyData(chain_code=Bip32ChainCode(back.chain_code.reveal()))
+    )
+    child = root.ChildKey(3).ChildKey(1)
+    assert child.PublicKey().RawCompressed().ToBytes() == signed.public_key
 
 
 async def test_a_p256_key_signs_digests_and_is_no_taproot_key(open_vault: Vault) -> None:
