@@ -7,6 +7,7 @@
 * ``scan``: the check at open, the audit check, the state digest.
 * ``core``: how writes are queued, grouped and run; ``keys`` and ``sql``: the port's methods in
   dialect-independent SQL.
+* ``engine``: transactions in worker threads.
 * ``sqlite``: what only SQLite needs: pragmas, transactions, snapshot, keyring, errors.
 * ``documents``: ERS documents as files. ``lock``: one process per data directory.
 """

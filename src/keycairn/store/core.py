@@ -11,8 +11,11 @@ whole fails, each of its writes is run again alone, so that nobody suffers from 
 A write that was queued is carried through even if its caller is cancelled: an interrupted request
 must not leave a half-known spend.
 
-The store remembers the spend counter that it left in the database (:mod:`integrity`). After a
-commit that failed it may be the one before or the one after: both are remembered.
+The store remembers the spend counter and the audit head that it left in the database
+(:mod:`integrity`). After a commit that failed it may be the one before or the one after: both are
+remembered, and no write of that group is tried again. Every write finds the remembered head on the
+database's audit chain, or nothing is written (R-03); so does the first reading of every new
+connection, which may lead to another server than the last one did.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -46,6 +50,23 @@ GROUP = 64
 Work = Callable[[Transaction], Coroutine[Any, Any, T]]
 
 
+class UnknownCommit(Exception):
+    """COMMIT was sent and failed: what it should have made durable is there, or is not."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """A write that waits. ``anew``: it begins a new incarnation, on whatever state it finds."""
+
+    work: Work[Any]
+    anew: bool
+    done: asyncio.Future[Any]
+
+
 class SqlCore(ABC):
     """What all SQL stores share below the methods of the port."""
 
@@ -56,19 +77,27 @@ class SqlCore(ABC):
         self._clock = clock
         self._macs = Macs(sealer)
         self._lock = asyncio.Lock()  # held by the transaction, long scan or snapshot that runs
-        self._queue: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
+        self._queue: deque[_Queued] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._closed = False
         self._damaged: dict[tuple[str, str], DamagedRow] = {}
         #: Spend counters that may stand in the database; empty: none was read or written yet.
         self._counters: set[Digest] = set()
         self._attempted: Digest | None = None
+        #: The same for the audit head; empty: this store has not looked yet.
+        self._heads: frozenset[Digest] = frozenset()
+        self._head: Digest | None = None
+        #: The database was found put back: nothing is written to it any more.
+        self._rolled_back = False
 
     # -- what an adapter supplies --------------------------------------------------------------
 
     @abstractmethod
     async def _in_transaction(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
-        """Run ``work`` in a write transaction that locks out other writers from its start."""
+        """Run ``work`` in a write transaction that locks out other writers from its start.
+
+        Raises :class:`UnknownCommit` if COMMIT failed; anything else means that it was not sent.
+        """
 
     @abstractmethod
     async def _in_snapshot(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
@@ -78,16 +107,20 @@ class SqlCore(ABC):
     async def _dispose(self) -> None:
         """Drop all connections."""
 
+    def _is_down(self, error: Exception) -> bool:
+        """Whether the next write would only wait for the same answer: the server is away."""
+        return False
+
     @abstractmethod
     def _translate(self, error: Exception) -> KeycairnError:
         """Turn a driver's error into E_UNAVAILABLE or E_STORE_INTEGRITY."""
 
     # -- running work --------------------------------------------------------------------------
 
-    async def _write(self, work: Work[T]) -> T:
+    async def _write(self, work: Work[T], *, anew: bool = False) -> T:
         self._require_open()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.append((work, done))
+        self._queue.append(_Queued(work, anew, done))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
         return await asyncio.shield(done)
@@ -98,49 +131,62 @@ class SqlCore(ABC):
                 group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP))]
                 await self._commit(group)
 
-    async def _commit(self, group: Sequence[tuple[Work[Any], asyncio.Future[Any]]]) -> None:
-        works = [work for work, _ in group]
+    async def _commit(self, group: Sequence[_Queued]) -> None:
         outcomes: list[Any]
-        self._attempted = None
+        self._attempted = self._head = None
         try:
-            outcomes = await self._in_transaction(partial(self._run_group, works))
-            if self._attempted is not None:
-                self._counters = {self._attempted}
-        # Whatever it is, the callers wait for an answer.
-        except Exception as exc:
+            outcomes = await self._in_transaction(partial(self._run_group, group))
+        except UnknownCommit as exc:
             if self._attempted is not None and self._counters:
                 self._counters.add(self._attempted)
-            if len(group) > 1:
+            if self._head is not None and self._heads:
+                self._heads |= {self._head}
+            outcomes = [exc.cause for _ in group]
+        # Whatever it is, the callers wait for an answer.
+        except Exception as exc:
+            if len(group) > 1 and not self._is_down(exc):
                 for one in group:
                     await self._commit([one])
                 return
-            outcomes = [exc]
-        for (_, done), outcome in zip(group, outcomes, strict=True):
-            if done.done():
+            outcomes = [exc for _ in group]
+        else:
+            if self._attempted is not None:
+                self._counters = {self._attempted}
+            if self._head is not None:
+                self._heads = frozenset({self._head})
+        for one, outcome in zip(group, outcomes, strict=True):
+            if one.done.done():
                 continue
             if isinstance(outcome, Exception):
-                done.set_exception(self._explain(outcome))
+                one.done.set_exception(self._explain(outcome))
             else:
-                done.set_result(outcome)
+                one.done.set_result(outcome)
 
-    async def _run_group(self, works: Sequence[Work[Any]], conn: Connection) -> list[Any]:
+    async def _run_group(self, group: Sequence[_Queued], conn: Connection) -> list[Any]:
         tx = Transaction(conn, self._macs, self._clock.now_us())
         await tx.load()
-        if len(works) == 1:
-            outcomes = [await works[0](tx)]
+        if not await self._contains(tx, tx.head, self._heads):
+            self._rolled_back = True
+        if len(group) == 1:
+            outcomes = [await self._run_bare(tx, group[0])]
         else:
-            outcomes = [await self._run_one(tx, work) for work in works]
+            outcomes = [await self._run_one(tx, one) for one in group]
         await tx.finish()
+        self._head = tx.head
         if tx.spent != tx.spent_before:
             self._attempted = tx.spent
         return outcomes
 
-    @staticmethod
-    async def _run_one(tx: Transaction, work: Work[Any]) -> Any:
+    async def _run_bare(self, tx: Transaction, one: _Queued) -> Any:
+        if self._rolled_back and not one.anew:
+            raise rolled_back()
+        return await one.work(tx)
+
+    async def _run_one(self, tx: Transaction, one: _Queued) -> Any:
         before = tx.mark()
         await tx.conn.execute(text("SAVEPOINT work"))
         try:
-            outcome = await work(tx)
+            outcome = await self._run_bare(tx, one)
         except (KeycairnError, IntegrityError) as exc:
             await tx.conn.execute(text("ROLLBACK TO SAVEPOINT work"))
             tx.reset(before)
@@ -165,10 +211,31 @@ class SqlCore(ABC):
 
     async def _read(self, work: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
         self._require_open()
+        heads = self._heads
+
+        async def read(conn: Connection) -> T:
+            reader = Reader(conn, self._macs)
+            if conn.fresh and heads:
+                head = (await reader.digests())[AUDIT]
+                if not await self._contains(reader, head, heads):
+                    self._rolled_back = True
+                    raise rolled_back()
+            return await work(reader)
+
         try:
-            return await self._in_snapshot(lambda conn: work(Reader(conn, self._macs)))
+            return await self._in_snapshot(read)
         except _ERRORS as exc:
             raise self._translate(exc) from exc
+
+    @staticmethod
+    async def _contains(reader: Reader, head: Digest, known: frozenset[Digest]) -> bool:
+        """Whether the chain that ends in ``head`` holds one of the ``known`` heads."""
+        if not known or head in known:
+            return True
+        for old in known:
+            if old.count < head.count and await scan.leads_to(reader, old, head):
+                return True
+        return False
 
     def _require_open(self) -> None:
         if self._closed:
@@ -189,10 +256,9 @@ class SqlCore(ABC):
     # -- creating and opening ------------------------------------------------------------------
 
     async def _initialise(self) -> None:
-        """Make tables and empty digests, in one transaction; tables that exist stay."""
+        """Make tables and empty digests; tables that exist stay."""
 
         async def work(conn: Connection) -> None:
-            await conn.run_sync(schema.metadata.create_all)
             await conn.execute(
                 insert(schema.meta).values(name="schema", value=str(schema.SCHEMA_VERSION).encode())
             )
@@ -209,7 +275,12 @@ class SqlCore(ABC):
             tx.audit("store.created", vault=self._vault, node=self._node)
             await tx.finish()
 
+        await self._create_tables()
         await self._in_transaction(work)
+
+    @abstractmethod
+    async def _create_tables(self) -> None:
+        """Make the tables that are missing."""
 
     async def _schema_version(self) -> bytes | None:
         query = select(schema.meta.c.value).where(schema.meta.c.name == "schema")
@@ -233,6 +304,7 @@ class SqlCore(ABC):
 
         async def work(reader: Reader) -> list[str]:
             digests = await reader.digests()
+            self._heads = frozenset({digests[AUDIT]})
             await scan.verify_audit_head(reader, digests[AUDIT])
             rebuild = []
             for name, table in schema.PROTECTED.items():
@@ -252,6 +324,18 @@ class SqlCore(ABC):
         for row in self._damaged.values():
             if row.table == table:
                 raise damaged_error(row.table, row.row, row.why)
+
+
+def rolled_back() -> KeycairnError:
+    """The error for a database that lacks what this process wrote."""
+    return KeycairnError(
+        Code.STORE_ROLLBACK,
+        "the database is not as this process left it: it was put back to an older state, "
+        "or something else wrote it",
+        not_lost="Key shares are unchanged; nothing was signed by this request. The node "
+        "signs nothing more until it is started again.",
+        next="find out who touched the database, then restart the node",
+    )
 
 
 def other_version(what: str, found: int) -> KeycairnError:

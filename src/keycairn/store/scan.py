@@ -44,7 +44,8 @@ async def verify_table(reader: Reader, table: Table, expected: Digest) -> list[D
     damaged: list[DamagedRow] = []
     index_total = empty(table.name)
     mine = schema.row_index.c.table_name == table.name
-    async for entries in reader.pages(schema.row_index, mine):
+    by_key = [schema.row_index.c.row_key]
+    async for entries in reader.pages(schema.row_index, mine, order=by_key):
         weights = [
             reader.macs.weight(table.name, e["row_key"], e["mac"])
             for e in entries
@@ -132,6 +133,21 @@ async def verify_audit_head(reader: Reader, head: Digest) -> None:
     found = GENESIS if head.count == 0 else row
     if newest != head.count or found != head.total:
         raise _broken_audit(min(head.count, newest) + 1, "the end does not fit the digest")
+
+
+async def leads_to(reader: Reader, known: Digest, head: Digest) -> bool:
+    """Whether the audit chain goes on from ``known`` to ``head``; only what is between is read."""
+    link, seq = known.total, known.count
+    async for page in reader.pages(schema.audit, after=[known.count]):
+        for row in page:
+            seq += 1
+            try:
+                link = reader.macs.link(link, seq, row["at_us"], row["event"], row["detail"])
+            except (TypeError, ValueError):
+                return False
+            if row["seq"] != seq or link != row["link"]:
+                return False
+    return seq == head.count and link == head.total
 
 
 async def check_audit(reader: Reader, head: Digest) -> int:

@@ -4,6 +4,10 @@ Times are BIGINT microseconds since the epoch, UTC (date types come back without
 databases). Structured values are canonical CBOR. ``version`` counts the writes of a row and
 stands in its MAC and, for sealed columns, in the associated data of the seal.
 
+Text compares by code points and without padding everywhere (``C``, ``utf8mb4_nopad_bin``): pages
+in the order of a key, and names that differ in case or in a blank at the end, mean the same on each
+database.
+
 Three kinds of tables:
 
 * **protected** tables (:data:`PROTECTED`): every row has an entry in ``row_index`` and is part of
@@ -32,6 +36,8 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
 )
+from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeEngine
 
 from keycairn.encoding import digest, tag
 
@@ -39,33 +45,53 @@ from keycairn.encoding import digest, tag
 SCHEMA_VERSION = 2
 
 _REQUEST = tag("store/request-row")
+_MARIADB = ("mysql", "mariadb")
+
 
 metadata = MetaData()
+
+
+def _text(length: int) -> TypeEngine[str]:
+    on_mariadb = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_nopad_bin")
+    on_postgresql = String(length, collation="C")
+    return (
+        String(length).with_variant(on_postgresql, "postgresql").with_variant(on_mariadb, *_MARIADB)
+    )
+
+
+def _name(length: int) -> TypeEngine[bytes]:
+    """Bytes that stand in a key: MariaDB has no index over a BLOB."""
+    return LargeBinary(length).with_variant(mysql.VARBINARY(length), *_MARIADB)
+
+
+def _bytes() -> TypeEngine[bytes]:
+    return LargeBinary().with_variant(mysql.LONGBLOB(), *_MARIADB)
+
 
 #: Names and opaque values: "schema" (decimal text), "keyring" (belongs to the encryptor).
 meta = Table(
     "meta",
     metadata,
-    Column("name", String(64), primary_key=True),
-    Column("value", LargeBinary, nullable=False),
+    Column("name", _text(64), primary_key=True),
+    Column("value", _bytes(), nullable=False),
 )
 
 digests = Table(
     "digests",
     metadata,
-    Column("name", String(64), primary_key=True),
+    Column("name", _text(64), primary_key=True),
     Column("count", BigInteger, nullable=False),
-    Column("total", LargeBinary(32), nullable=False),
-    Column("mac", LargeBinary(32), nullable=False),
+    Column("total", _name(32), nullable=False),
+    Column("mac", _name(32), nullable=False),
 )
 
 row_index = Table(
     "row_index",
     metadata,
-    Column("table_name", String(64), primary_key=True),
-    Column("row_key", String(255), primary_key=True),
+    Column("table_name", _text(64), primary_key=True),
+    Column("row_key", _text(255), primary_key=True),
     Column("version", BigInteger, nullable=False),
-    Column("mac", LargeBinary(32), nullable=False),
+    Column("mac", _name(32), nullable=False),
 )
 
 audit = Table(
@@ -73,16 +99,16 @@ audit = Table(
     metadata,
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("at_us", BigInteger, nullable=False),
-    Column("event", String(64), nullable=False),
-    Column("detail", LargeBinary, nullable=False),  # canonical CBOR
-    Column("link", LargeBinary(32), nullable=False),
+    Column("event", _text(64), nullable=False),
+    Column("detail", _bytes(), nullable=False),  # canonical CBOR
+    Column("link", _name(32), nullable=False),
 )
 
 incarnations = Table(
     "incarnations",
     metadata,
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("incarnation", LargeBinary(64), nullable=False, unique=True),
+    Column("incarnation", _name(64), nullable=False, unique=True),
     Column("at_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
@@ -90,13 +116,13 @@ incarnations = Table(
 spends = Table(
     "spends",
     metadata,
-    Column("presignature_id", LargeBinary(64), primary_key=True),
-    Column("incarnation", LargeBinary(64), nullable=False),
-    Column("key_id", String(128), nullable=False, index=True),
+    Column("presignature_id", _name(64), primary_key=True),
+    Column("incarnation", _name(64), nullable=False),
+    Column("key_id", _text(128), nullable=False, index=True),
     # Unique, because a second presignature with the same base nonce is the same secret (INV-2).
     # NULL for a spend whose protocol names no base nonce.
-    Column("base_r", LargeBinary(128), nullable=True, unique=True),
-    Column("digest", LargeBinary(64), nullable=False),
+    Column("base_r", _name(128), nullable=True, unique=True),
+    Column("digest", _name(64), nullable=False),
     Column("at_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
@@ -104,16 +130,16 @@ spends = Table(
 presignatures = Table(
     "presignatures",
     metadata,
-    Column("presignature_id", LargeBinary(64), primary_key=True),
-    Column("sealed", LargeBinary, nullable=False),  # keycairn.vault.shelf
+    Column("presignature_id", _name(64), primary_key=True),
+    Column("sealed", _bytes(), nullable=False),  # keycairn.vault.shelf
 )
 
 #: Which paths of a key were ever used for an address or a signature.
 paths = Table(
     "paths",
     metadata,
-    Column("key_id", String(128), primary_key=True),
-    Column("path", String(100), primary_key=True),
+    Column("key_id", _text(128), primary_key=True),
+    Column("path", _text(100), primary_key=True),
     Column("first_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
@@ -121,11 +147,11 @@ paths = Table(
 batches = Table(
     "batches",
     metadata,
-    Column("batch_id", LargeBinary(64), primary_key=True),
-    Column("application", String(128), nullable=False),
-    Column("request_id", String(128), nullable=False),
+    Column("batch_id", _name(64), primary_key=True),
+    Column("application", _text(128), nullable=False),
+    Column("request_id", _text(128), nullable=False),
     Column("active", Boolean(create_constraint=False), nullable=False),
-    Column("body", LargeBinary, nullable=False),
+    Column("body", _bytes(), nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
     UniqueConstraint("application", "request_id"),
@@ -134,14 +160,14 @@ batches = Table(
 keys = Table(
     "keys",
     metadata,
-    Column("key_id", String(128), primary_key=True),
-    Column("application", String(128), nullable=False),
-    Column("batch_id", LargeBinary(64), ForeignKey("batches.batch_id"), nullable=False, index=True),
+    Column("key_id", _text(128), primary_key=True),
+    Column("application", _text(128), nullable=False),
+    Column("batch_id", _name(64), ForeignKey("batches.batch_id"), nullable=False, index=True),
     Column("generation", BigInteger, nullable=False),
-    Column("record", LargeBinary, nullable=False),
-    Column("record_hash", LargeBinary(32), nullable=False),
-    Column("share", LargeBinary, nullable=False),  # sealed, keycairn.vault.sealing
-    Column("chain_code", LargeBinary, nullable=True),  # sealed
+    Column("record", _bytes(), nullable=False),
+    Column("record_hash", _name(32), nullable=False),
+    Column("share", _bytes(), nullable=False),  # sealed, keycairn.vault.sealing
+    Column("chain_code", _bytes(), nullable=True),  # sealed
     Column("created_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
     Index("ix_keys_application", "application", "key_id"),
@@ -150,19 +176,19 @@ keys = Table(
 requests = Table(
     "requests",
     metadata,
-    Column("application", String(128), primary_key=True),
-    Column("request_id", String(128), primary_key=True),
-    Column("request_hash", LargeBinary(64), nullable=False),
-    Column("result", LargeBinary, nullable=False),
+    Column("application", _text(128), primary_key=True),
+    Column("request_id", _text(128), primary_key=True),
+    Column("request_hash", _name(64), nullable=False),
+    Column("result", _bytes(), nullable=False),
     Column("version", BigInteger, nullable=False),
 )
 
 bans = Table(
     "bans",
     metadata,
-    Column("ban_id", String(128), primary_key=True),
+    Column("ban_id", _text(128), primary_key=True),
     Column("peer", BigInteger, nullable=False),
-    Column("reason", LargeBinary, nullable=False),
+    Column("reason", _bytes(), nullable=False),
     Column("at_us", BigInteger, nullable=False),
     Column("lifted_us", BigInteger, nullable=True),
     Column("version", BigInteger, nullable=False),
@@ -171,16 +197,16 @@ bans = Table(
 ers_keys = Table(
     "ers_keys",
     metadata,
-    Column("spki_sha256", String(64), primary_key=True),
-    Column("body", LargeBinary, nullable=False),
+    Column("spki_sha256", _text(64), primary_key=True),
+    Column("body", _bytes(), nullable=False),
     Column("version", BigInteger, nullable=False),
 )
 
 documents = Table(
     "documents",
     metadata,
-    Column("sha256", String(64), primary_key=True),
-    Column("body", LargeBinary, nullable=False),
+    Column("sha256", _text(64), primary_key=True),
+    Column("body", _bytes(), nullable=False),
     Column("verified_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
@@ -188,15 +214,15 @@ documents = Table(
 document_keys = Table(
     "document_keys",
     metadata,
-    Column("key_id", String(128), primary_key=True),
-    Column("sha256", String(64), primary_key=True),
+    Column("key_id", _text(128), primary_key=True),
+    Column("sha256", _text(64), primary_key=True),
 )
 
 bundles = Table(
     "bundles",
     metadata,
-    Column("sha256", String(64), primary_key=True),
-    Column("body", LargeBinary, nullable=False),
+    Column("sha256", _text(64), primary_key=True),
+    Column("body", _bytes(), nullable=False),
     Column("verified_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
@@ -217,6 +243,10 @@ PROTECTED: dict[str, Table] = {
         bundles,
     )
 }
+
+for _table in metadata.tables.values():
+    # The engine of MariaDB that has transactions, whatever the server's default is.
+    _table.dialect_kwargs.update({f"{name}_engine": "InnoDB" for name in _MARIADB})
 
 
 def row_key(table: Table, row: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy import delete, insert, select
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.store import codec, scan, schema
+from keycairn.store.core import rolled_back
 from keycairn.store.integrity import spent
 from keycairn.store.keys import SqlKeys
 from keycairn.store.transaction import Checked, Reader, Transaction, chunks, damaged_error, mappings
@@ -33,8 +34,6 @@ class SqlStore(SqlKeys):
 
     #: Number of the incarnation that this store began, 0 for none.
     _begun = 0
-    #: The database was found put back: nothing is spent from it any more.
-    _rolled_back = False
     #: Rows of ``presignatures`` may exist: this process wrote some.
     _holds_presignatures = False
 
@@ -50,7 +49,7 @@ class SqlStore(SqlKeys):
             tx.audit("incarnation.begin", incarnation=incarnation)
             return seq
 
-        self._begun = await self._write(work)
+        self._begun = await self._write(work, anew=True)
         self._rolled_back = False
 
     def _require_newest(self, tx: Transaction, incarnation: bytes) -> None:
@@ -60,14 +59,7 @@ class SqlStore(SqlKeys):
             if tx.count(schema.incarnations) > self._begun > 0:
                 raise _superseded()
             self._rolled_back = True
-            raise KeycairnError(
-                Code.STORE_ROLLBACK,
-                "the database is not as this process left it: it was put back to an older state, "
-                "or something else wrote it",
-                not_lost="Key shares are unchanged; nothing was signed by this request. The node "
-                "signs nothing more until it is started again.",
-                next="find out who touched the database, then restart the node",
-            )
+            raise rolled_back()
         if tx.spent.total != spent(incarnation).total:
             raise _superseded()
         if not known:

@@ -12,10 +12,6 @@ Decisions, and why:
   concurrent writes share.
 * **synchronous=FULL** (R-22): in PERSIST mode the commit is the overwriting of the journal's
   header, and it is flushed before it returns (in DELETE mode it would not be).
-* **Threads.** SQLAlchemy's synchronous engines run in worker threads, a whole transaction for one
-  hand-over. Through an asynchronous driver every statement costs four, which took several times
-  as long as the statements themselves. The shared code is asynchronous for the databases whose
-  drivers are; here its coroutines run to their end in the worker, since nothing in them waits.
 * A live node is copied with :meth:`SqliteStore.snapshot` (SQLite's backup interface), never by
   copying the file.
 * At open: ``PRAGMA integrity_check`` (finds damaged indices, which the row digests do not), no
@@ -31,25 +27,20 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection as SyncConnection
-from sqlalchemy import CursorResult, Engine, Executable, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
 from keycairn.store import schema
+from keycairn.store.engine import ThreadedStore
 from keycairn.store.files import create_private, fsync_path, unavailable
-from keycairn.store.sql import SqlStore
 from keycairn.store.transaction import Connection
 from keycairn.vault.sealing import Sealer
-
-T = TypeVar("T")
 
 _BUSY_MS = 30_000
 _READERS = 2
@@ -158,42 +149,21 @@ def _engine(path: Path, begin: str, size: int) -> Engine:
     return engine
 
 
-class _Direct:
-    """A synchronous connection behind the asynchronous interface; its calls never wait."""
-
-    def __init__(self, conn: SyncConnection) -> None:
-        self._conn = conn
-
-    async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
-        return self._conn.execute(statement, parameters)
-
-    async def run_sync(self, work: Callable[[Any], T]) -> T:
-        return work(self._conn)
-
-
-def _run(engine: Engine, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine function to its end in a transaction of ``engine``."""
-    with engine.begin() as conn:
-        coroutine = work(_Direct(conn))
-        try:
-            coroutine.send(None)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        coroutine.close()
-        raise RuntimeError("work on the database must not wait for anything else")
-
-
-class SqliteStore(SqlStore):
+class SqliteStore(ThreadedStore):
     """A node's store in one SQLite file. Make one with :meth:`open`."""
 
     def __init__(self, path: Path, *, sealer: Sealer, vault: str, node: int, clock: Clock) -> None:
         """Use :meth:`open`."""
-        super().__init__(sealer=sealer, vault=vault, node=node, clock=clock)
+        super().__init__(
+            _engine(path, "BEGIN IMMEDIATE", 1),
+            _engine(path, "BEGIN", _READERS),
+            _READERS,
+            sealer=sealer,
+            vault=vault,
+            node=node,
+            clock=clock,
+        )
         self._path = path
-        self._writer = _engine(path, "BEGIN IMMEDIATE", 1)
-        self._reader = _engine(path, "BEGIN", _READERS)
-        self._write_thread = ThreadPoolExecutor(1, "keycairn-store-writer")
-        self._read_threads = ThreadPoolExecutor(_READERS, "keycairn-store-reader")
 
     @classmethod
     async def open(
@@ -245,22 +215,8 @@ class SqliteStore(SqlStore):
     def _translate(self, error: Exception) -> KeycairnError:
         return translate(error)
 
-    async def _in_transaction(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._write_thread, _run, self._writer, work)
-
-    async def _in_snapshot(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._read_threads, _run, self._reader, work)
-
-    async def _dispose(self) -> None:
-        await asyncio.to_thread(self._stop)
-
-    def _stop(self) -> None:
-        self._write_thread.shutdown()
-        self._read_threads.shutdown()
-        self._writer.dispose()
-        self._reader.dispose()
+    async def _create_tables(self) -> None:
+        await self._in_transaction(lambda conn: conn.run_sync(schema.metadata.create_all))
 
     async def _has_schema(self) -> bool:
         async def work(conn: Connection) -> bool:

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     CursorResult,
     Executable,
     Select,
     Table,
+    and_,
     bindparam,
     delete,
     insert,
+    or_,
     select,
     tuple_,
     update,
@@ -38,7 +41,12 @@ _CHUNK = 500
 
 
 class Connection(Protocol):
-    """What the shared SQL needs of a connection: SQLAlchemy's ``AsyncConnection`` has it."""
+    """What the shared SQL needs of a connection (:mod:`keycairn.store.engine` has it)."""
+
+    #: SQLAlchemy's name of the database's dialect.
+    dialect: str
+    #: This is the first transaction of a connection that was just made.
+    fresh: bool
 
     async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]: ...
 
@@ -96,16 +104,23 @@ class Reader:
         self.macs = macs
 
     async def pages(
-        self, table: Table, *where: ColumnElement[bool], size: int = 1000
+        self,
+        table: Table,
+        *where: ColumnElement[bool],
+        order: Sequence[Column[Any]] = (),
+        after: Sequence[Any] = (),
+        size: int = 1000,
     ) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """All rows that match, in order of the primary key, ``size`` at a time.
+        """All rows that match, ``size`` at a time, in order of columns that name one row each
+        (the primary key, if not given), beginning behind the values ``after``.
 
         Each page is a query of its own: open cursors across other queries are not possible with
         every driver.
         """
-        primary = list(table.primary_key.columns)
-        behind: list[ColumnElement[bool]] = []
+        primary = list(order) or list(table.primary_key.columns)
+        last = list(after)
         while True:
+            behind = [self._behind(primary, last)] if last else []
             query = select(table).where(*where, *behind).order_by(*primary).limit(size)
             page = await mappings(self.conn, query)
             if page:
@@ -113,7 +128,15 @@ class Reader:
             if len(page) < size:
                 return
             last = [page[-1][c.name] for c in primary]
-            behind = [primary[0] > last[0] if len(primary) == 1 else tuple_(*primary) > last]
+
+    def _behind(self, order: Sequence[Column[Any]], last: Sequence[Any]) -> ColumnElement[bool]:
+        first, *rest = order
+        if not rest:
+            return cast("ColumnElement[bool]", first > last[0])
+        if self.conn.dialect in ("mysql", "mariadb"):
+            # These use no index for a comparison of tuples, the others none for this one.
+            return or_(first > last[0], and_(first == last[0], self._behind(rest, last[1:])))
+        return tuple_(*order) > last
 
     async def index(self, table: Table, keys: Sequence[str]) -> dict[str, bytes]:
         """MACs of the index entries that exist among ``keys``."""
@@ -242,6 +265,11 @@ class Transaction(Reader):
             )
 
     @property
+    def head(self) -> Digest:
+        """The audit head: as found, and with what was appended since."""
+        return self._digests[AUDIT]
+
+    @property
     def spent_before(self) -> Digest:
         """The spend counter that this transaction found."""
         return self._before[SPENT]
@@ -287,6 +315,7 @@ class Transaction(Reader):
 
     async def replace(self, table: Table, row: Values) -> bool:
         """Insert a row or replace that with its primary key; True if it was new."""
+        self._mac(table, {**row, "version": 0})  # TypeError for values that no row can hold
         key = {c.name: row[c.name] for c in table.primary_key.columns}
         old = await self.get(table, **key)
         if old is None:
