@@ -128,7 +128,9 @@ class Exchange:
 
     async def close(self) -> None:
         """Stop all background work."""
-        tasks = [*self._tasks, *self._workers.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        left: set[asyncio.Task[None]] = {*self._tasks, *self._workers.values()}
+        while left:
+            # More than once: before Python 3.12 asyncio.wait_for can swallow a cancellation.
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=0.5)

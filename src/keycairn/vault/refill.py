@@ -78,15 +78,21 @@ class Refiller:
         self._rng = rng
         self._hungry: dict[Place, None] = {}
         self._wake = asyncio.Event()
+        self._stopped = False
         self._making: Place | None = None
         self._made = asyncio.Condition()
         self._budget: dict[int, tuple[float, float]] = {}
         exchange.on(RefillInvite, self._invited)
 
     def start(self) -> None:
-        """Begin to refill, until the exchange is closed."""
+        """Begin to refill, until :meth:`stop`."""
         if self._params.presignature_target > 0:
             self._exchange.spawn(self._run())
+
+    def stop(self) -> None:
+        """Begin no more; what is being made may end."""
+        self._stopped = True
+        self._wake.set()
 
     # -- what the others tell ------------------------------------------------------------------
 
@@ -123,7 +129,7 @@ class Refiller:
     # -- inviting ------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopped:
             self._wake.clear()
             pool, pause = self._choose()
             if pool is not None:
@@ -135,7 +141,8 @@ class Refiller:
                     pool.not_before = self._clock.monotonic() + _LONGEST_PAUSE
                 continue
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
 
     def _choose(self) -> tuple[Pool | None, float | None]:
         """The pool to refill now, or how long to wait at most for one."""
@@ -200,7 +207,7 @@ class Refiller:
         known = self._pools.get(place)
         if known is not None:
             self._pools.keep_sessions(place, invite.held)
-        if self._making is not None:
+        if self._making is not None or self._stopped:
             await self._refuse(invite, Code.CONFLICT)
             return
         full = self._pools.count(place) > self._params.presignature_target + MAX_COUNT

@@ -202,6 +202,7 @@ class NodeService:
 
     async def stop(self, grace: float = 5.0) -> None:
         """Let running sessions end for ``grace`` seconds, then close links. Not the store."""
+        self._refiller.stop()
         await self._sessions.drain(grace)
         await self._exchange.close()
         await self._link.close()
