@@ -19,6 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOW = (
     "backup/test_restore",
     "cli/test_demo",
+    "cli/test_presignatures",
     "cli/test_vault_commands",
     "disasters/",
     "ers/test_cheating",

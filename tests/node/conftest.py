@@ -45,6 +45,7 @@ class FakeService:
         self.calls: list[tuple[str, Any]] = []
         self.fail: Exception | None = None
         self.owners = {"K1": "alice", "K2": "bob"}
+        self.stock = {"K1", "K2"}
 
     def own(self, application: str, key_id: str) -> None:
         if self.owners.get(key_id) != application:
@@ -75,6 +76,42 @@ class FakeService:
             raise self.fail
         made = Signature(bytes(64), None, None, bytes(32), (1, 2), bytes(32), bytes(32))
         return [made] * len(request.items)
+
+    async def presignatures(
+        self, application: str | None, key_id: str | None
+    ) -> list[dict[str, Any]]:
+        return [
+            {
+                "key_id": k,
+                "players": [1, 2],
+                "protocol": "dkls23",
+                "count": 1,
+                "target": 32,
+                "low_water": 8,
+                "storage": "memory",
+                "ids": ["ab" * 32],
+            }
+            for k in self._stock(application, key_id)
+        ]
+
+    async def delete_presignatures(
+        self, application: str | None, key_id: str | None
+    ) -> dict[str, Any]:
+        gone = self._stock(application, key_id)
+        self.stock -= set(gone)
+        return {"deleted": len(gone)}
+
+    def _stock(self, application: str | None, key_id: str | None) -> list[str]:
+        if application is not None and key_id is not None:
+            self.own(application, key_id)
+        return [
+            k
+            for k in sorted(self.stock)
+            if application in (None, self.owners[k]) and key_id in (None, k)
+        ]
+
+    def statistics(self) -> dict[str, Any]:
+        return {"presignatures_made": 7, "signatures": {"pool": 2, "full": 1}}
 
     async def create_document(self, application: str, request: Any) -> DocumentResult:
         self.calls.append((application, request))

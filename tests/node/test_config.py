@@ -161,7 +161,6 @@ def test_loose_mode_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> Non
         ('"127.0.0.1:8081"', '"0.0.0.0:8081"'),
         ('"127.0.0.1:9091"', '"0.0.0.0:9091"'),
         ("[links]", "[export]\nenabled = true\n[links]"),
-        ("[links]", "[presignatures]\ntarget = 10\n[links]"),
         ("[links]", '[backup]\nschedule = "0 3 * * *"\n[links]'),
     ],
 )
@@ -169,6 +168,47 @@ def test_what_is_not_safe_or_not_here_yet_is_refused(tmp_path: Path, old: str, n
     error = refused(tmp_path, GOOD.replace(old, new, 1))
     assert error.code is Code.POLICY
     assert error.next
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ("memory", 32, 8)),
+        ("target = 0", ("memory", 0, 0)),
+        ("target = 5", ("memory", 5, 5)),
+        ("target = 1000", ("memory", 1000, 8)),
+        ("target = 100\nlow_water = 100", ("memory", 100, 100)),
+        ("low_water = 0", ("memory", 32, 0)),
+        ('storage = "database"', ("database", 32, 8)),
+    ],
+)
+def test_presignatures(tmp_path: Path, text: str, expected: tuple[str, int, int]) -> None:
+    section = f"[presignatures]\n{text}\n[links]" if text else "[links]"
+    stock = load_config(write(tmp_path, GOOD.replace("[links]", section, 1)), {}).presignatures
+    assert (stock.storage, stock.target, stock.low_water) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("target = 1001", "target"),
+        ("target = -1", "target"),
+        ("target = true", "target"),
+        ('target = "32"', "target"),
+        ("target = 1.0", "target"),
+        ("target = 4\nlow_water = 5", "low_water"),
+        ("low_water = 33", "low_water"),
+        ("low_water = -1", "low_water"),
+        ('storage = "disk"', "storage"),
+        ("storage = 1", "storage"),
+        ("high_water = 1", "high_water"),
+    ],
+)
+def test_presignatures_that_are_refused(tmp_path: Path, text: str, named: str) -> None:
+    error = refused(tmp_path, GOOD.replace("[links]", f"[presignatures]\n{text}\n[links]", 1))
+    assert error.code is Code.MALFORMED
+    assert named in error.message
+    assert "[presignatures]" in error.message
 
 
 def test_T120_test_hooks_refused_in_production(tmp_path: Path) -> None:

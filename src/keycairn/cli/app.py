@@ -16,6 +16,7 @@ from keycairn.cli.commands import (
     init,
     key,
     node,
+    presignature,
     sign,
     vault,
 )
@@ -50,5 +51,5 @@ def _root(
     pass
 
 
-for _group in (init, key, sign, ers, backup, node, vault, coverage, doctor, bench):
+for _group in (init, key, sign, presignature, ers, backup, node, vault, coverage, doctor, bench):
     _group.register(app)

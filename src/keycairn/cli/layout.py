@@ -22,7 +22,7 @@ import bech32
 from keycairn.backup.age import recipient_of
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError, malformed
-from keycairn.node.config import OPERATIONS, load_config
+from keycairn.node.config import OPERATIONS, Presignatures, load_config
 from keycairn.node.files import write_private
 from keycairn.node.identity import create_identity
 from keycairn.node.storage import create_storage
@@ -36,6 +36,7 @@ _FIRST_PORT, _LAST_PORT = 18_080, 30_000
 _PER_NODE = 3  # api, links, management
 _HOST = "127.0.0.1"
 APPLICATION = "default"
+_STOCK = Presignatures()
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,11 @@ name = {_q(APPLICATION)}
 key_sha256 = {_q(hashlib.sha256(api_key.encode()).hexdigest())}
 
 {operations}
+[presignatures]
+storage = "memory"
+target = {_STOCK.target}
+low_water = {_STOCK.low_water}
+
 [ers]
 allowed = []
 store = "ers"

@@ -41,6 +41,14 @@ class NodeClient(JsonClient):
         """``POST /v1/keys/{id}/sign``."""
         return await self.call("POST", f"/v1/keys/{quote(key_id, safe='')}/sign", body)
 
+    async def presignatures(self, key_id: str | None = None) -> list[dict[str, Any]]:
+        """``GET /v1/presignatures``, or of one key."""
+        return _list(await self.call("GET", _stock(key_id)), "presignatures")
+
+    async def delete_presignatures(self, key_id: str | None = None) -> dict[str, Any]:
+        """``DELETE /v1/presignatures``, or of one key."""
+        return await self.call("DELETE", _stock(key_id))
+
     async def create_document(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """``POST /v1/ers``."""
         return await self.call("POST", "/v1/ers", body)
@@ -64,6 +72,12 @@ class NodeClient(JsonClient):
     async def session(self, session_id: str) -> dict[str, Any]:
         """``GET /v1/sessions/{id}``."""
         return await self.call("GET", f"/v1/sessions/{quote(session_id, safe='')}")
+
+
+def _stock(key_id: str | None) -> str:
+    if key_id is None:
+        return "/v1/presignatures"
+    return f"/v1/keys/{quote(key_id, safe='')}/presignatures"
 
 
 def _list(answer: Mapping[str, Any], key: str) -> list[dict[str, Any]]:

@@ -45,6 +45,18 @@ class OperatorClient(JsonClient):
         """Lift every ban of a peer; idempotent."""
         return await self.call("POST", f"/v1/peers/{peer}/unban", {})
 
+    async def presignatures(self, key_id: str | None = None) -> list[dict[str, Any]]:
+        """What is made ahead for a key, or for all keys of all applications."""
+        query = None if key_id is None else {"key_id": key_id}
+        answer = await self.call("GET", "/v1/presignatures", query=query)
+        rows: list[dict[str, Any]] = answer["presignatures"]
+        return rows
+
+    async def delete_presignatures(self, key_id: str | None = None) -> dict[str, Any]:
+        """Drop it; idempotent."""
+        query = None if key_id is None else {"key_id": key_id}
+        return await self.call("DELETE", "/v1/presignatures", query=query)
+
     async def digest(self) -> str:
         return str((await self.call("GET", "/v1/digest"))["digest"])
 

@@ -113,6 +113,8 @@ class Signing:
         body: dict[str, Any] = {"presignature": presignature, "taproot": taproot or None}
         body |= {"items": [item.body for item in items]} if many else items[0].body
         request = request_id or self._vault.fresh_name()
+        if presignature is not None and nodes is None:
+            nodes = await self._holders(key_id, presignature)
         facts = await self._key(key_id, nodes)
         players, guessed = list(nodes or ()), False
         if nodes is None:
@@ -134,6 +136,15 @@ class Signing:
             agreed(given, _SAME)
             await self._check(key_id, facts, item, given, taproot=taproot)
         return made[min(made)]
+
+    async def _holders(self, key_id: str, presignature: str) -> Sequence[int] | None:
+        """The signer set that a presignature was made for; None if nobody has it, which the
+        signers then say themselves (it may have been spent)."""
+        rows, _ = await self._vault.presignatures(key_id)
+        for row in (row for _, found in sorted(rows.items()) for row in found):
+            if presignature in row.get("ids", ()):
+                return [int(p) for p in row["players"]]
+        return None
 
     async def _ask(
         self,

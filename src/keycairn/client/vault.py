@@ -140,7 +140,7 @@ class Vault:
     async def show_key(self, key_id: str, path: str | None = None) -> dict[str, Any]:
         """A key, or its child at ``path``; addresses only if all holders' nodes give the same."""
         view, _ = await self.look_at(key_id, path, None)
-        return view if path is None else {**view, "path": path}
+        return view
 
     async def look_at(
         self, key_id: str, path: str | None, nodes: Sequence[int] | None
@@ -242,6 +242,36 @@ class Vault:
             nodes=None if nodes is None else self._players(nodes),
             attempts=attempts,
         )
+
+    # -- presignatures
+
+    async def presignatures(
+        self, key_id: str | None = None, nodes: Collection[int] | None = None
+    ) -> tuple[dict[int, list[dict[str, Any]]], dict[int, KeycairnError]]:
+        """What every node has made ahead, for one key or all of this application's.
+
+        Returns:
+            the rows by node, and the errors of nodes that gave none; at least one gave some.
+        """
+        return await self._each(lambda n: n.presignatures(key_id), nodes)
+
+    async def delete_presignatures(
+        self, key_id: str | None = None, nodes: Collection[int] | None = None
+    ) -> tuple[dict[int, dict[str, Any]], dict[int, KeycairnError]]:
+        """Drop it. Idempotent: repeat it for nodes that failed.
+
+        Returns:
+            ``deleted`` by node, and the errors of nodes that did nothing; at least one did it.
+        """
+        return await self._each(lambda n: n.delete_presignatures(key_id), nodes)
+
+    async def _each(
+        self, call: Callable[[NodeClient], Awaitable[T]], nodes: Collection[int] | None
+    ) -> tuple[dict[int, T], dict[int, KeycairnError]]:
+        answers, errors = await self._gather(self._players(nodes), call, done=_PATIENCE_READ)
+        if not answers:
+            raise combine(errors)
+        return answers, errors
 
     # -- recovery documents and coverage
 

@@ -130,6 +130,25 @@ def build_api(
         result = await of_key(key_id, lambda: service.sign(application, order))
         return JSONResponse(signatures_json(result, many=body.items is not None))
 
+    @app.get("/v1/keys/{key_id}/presignatures", summary="What is made ahead for this key")
+    async def key_presignatures(key_id: str, application: who) -> JSONResponse:
+        rows = await of_key(key_id, lambda: service.presignatures(application, key_id))
+        return JSONResponse({"presignatures": plain(list(rows))})
+
+    @app.get("/v1/presignatures", summary="What is made ahead for all keys")
+    async def presignatures(application: who) -> JSONResponse:
+        rows = await service.presignatures(application, None)
+        return JSONResponse({"presignatures": plain(list(rows))})
+
+    @app.delete("/v1/keys/{key_id}/presignatures", summary="Drop what is made ahead for this key")
+    async def delete_key_presignatures(key_id: str, application: who) -> JSONResponse:
+        done = await of_key(key_id, lambda: service.delete_presignatures(application, key_id))
+        return JSONResponse(plain(done))
+
+    @app.delete("/v1/presignatures", summary="Drop what is made ahead for all keys")
+    async def delete_presignatures(application: who) -> JSONResponse:
+        return JSONResponse(plain(await service.delete_presignatures(application, None)))
+
     @app.get("/v1/keys/{key_id}/coverage", summary="How this key is backed up")
     async def key_coverage(key_id: str, application: who) -> JSONResponse:
         rows = await of_key(key_id, lambda: service.coverage(application, key_id))

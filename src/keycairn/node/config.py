@@ -34,6 +34,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _HEX32 = re.compile(r"[0-9a-f]{64}\Z")
 
 
+#: Most presignatures of one key and signer set.
+_MAX_STOCK = 1000
+
+
 @dataclass(frozen=True)
 class Address:
     """Host and port to listen on."""
@@ -97,6 +101,19 @@ class Backup:
 
 
 @dataclass(frozen=True)
+class Presignatures:
+    """What this node keeps ready to sign with, for each key and signer set in use.
+
+    ``storage`` is "memory", or "database": rows under a key that only this process has. At most
+    ``target`` are kept; below ``low_water`` more are made even while requests run.
+    """
+
+    storage: str = "memory"
+    target: int = 32
+    low_water: int = 8
+
+
+@dataclass(frozen=True)
 class Limits:
     """Bounds on what one node does at a time."""
 
@@ -129,6 +146,7 @@ class NodeConfig:
     export_enabled: bool
     export_allowed: tuple[str, ...]
     backup: Backup
+    presignatures: Presignatures = field(default_factory=Presignatures)
     limits: Limits = field(default_factory=Limits)
     log_level: str = "info"
 
@@ -210,7 +228,6 @@ class _Reader:
         log = root.table("log")
         level = log.choice("level", ("debug", "info", "warning", "error"), "info")
         log.finish()
-        self.presignatures()
         config = NodeConfig(
             file=root.file,
             vault_id=vault_id,
@@ -232,6 +249,7 @@ class _Reader:
             export_enabled=export_enabled,
             export_allowed=export_allowed,
             backup=self.backup(),
+            presignatures=self.presignatures(),
             limits=self.limits(),
             log_level=level,
         )
@@ -391,18 +409,20 @@ class _Reader:
         table.finish()
         return frozenset(enabled)
 
-    def presignatures(self) -> None:
+    def presignatures(self) -> Presignatures:
         table = self.root.table("presignatures")
-        storage = table.choice("storage", ("memory", "database"), "memory")
-        target = table.integer("target", 0, low=0, high=1_000_000)
-        table.integer("low_water", 0, low=0, high=1_000_000)
+        known = Presignatures()
+        storage = table.choice("storage", ("memory", "database"), known.storage)
+        target = table.integer("target", known.target, low=0, high=_MAX_STOCK)
+        usual = min(known.low_water, target)
+        low_water = table.integer("low_water", usual, low=0, high=_MAX_STOCK)
         table.finish()
-        if storage != "memory" or target:
+        if low_water > target:
             table.bad(
-                "asks for a presignature pool, which this version does not keep",
-                code=Code.POLICY,
-                hint='leave the section out, or set storage = "memory" and target = 0',
+                f"has a `low_water` of {low_water} above its `target` of {target}",
+                hint="set low_water to a quarter of target, or leave it out",
             )
+        return Presignatures(storage, target, low_water)
 
     def ers(self) -> tuple[tuple[str, ...], Path]:
         table = self.root.table("ers")

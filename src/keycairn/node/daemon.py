@@ -183,6 +183,9 @@ def parameters(config: NodeConfig, pins: dict[int, bytes]) -> VaultParameters:
         policy=config.backup.require,
         gate=config.backup.gate,
         ers_allowed=config.ers_allowed,
+        presignature_storage=config.presignatures.storage,
+        presignature_target=config.presignatures.target,
+        presignature_low_water=config.presignatures.low_water,
         test_profile=config.profile == "test",
     )
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from keycairn import __version__
@@ -79,6 +79,7 @@ def build_management(
         dependencies=[Depends(operator)],
     )
     install_errors(app, node)
+    key_query = Annotated[str | None, Query(min_length=1, max_length=128)]
     spki_hash = Annotated[str, Depends(_spki_hash)]
 
     @app.get("/v1/status")
@@ -99,6 +100,15 @@ def build_management(
     @app.get("/v1/digest")
     async def digest() -> JSONResponse:
         return JSONResponse({"digest": (await service.state_digest()).hex()})
+
+    @app.get("/v1/presignatures")
+    async def presignatures(key_id: key_query = None) -> JSONResponse:
+        rows = await service.presignatures(None, key_id)
+        return JSONResponse({"presignatures": plain(list(rows))})
+
+    @app.delete("/v1/presignatures")
+    async def delete_presignatures(key_id: key_query = None) -> JSONResponse:
+        return JSONResponse(plain(await service.delete_presignatures(None, key_id)))
 
     @app.post("/v1/shutdown", openapi_extra=body_schema(EmptyBody))
     async def stop(request: Request) -> JSONResponse:
@@ -146,7 +156,12 @@ def build_management(
 
     @app.get("/metrics")
     async def metrics_text() -> Response:
-        body, kind = metrics.render(await service.health(), await service.peers())
+        body, kind = metrics.render(
+            await service.health(),
+            await service.peers(),
+            await service.presignatures(None, None),
+            service.statistics(),
+        )
         return Response(body, headers={"content-type": kind})
 
     return app

@@ -1,4 +1,5 @@
-"""Prometheus metrics of one node. Labels are route templates and player numbers: bounded."""
+"""Prometheus metrics of one node. Labels are route templates, signer sets and player numbers:
+bounded, and never a key id."""
 
 from __future__ import annotations
 
@@ -44,6 +45,27 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._stock = Gauge(
+            "keycairn_presignatures",
+            "Presignatures that are ready, by signer set and protocol",
+            ("players", "protocol"),
+            registry=self._registry,
+        )
+        self._made = Counter(
+            "keycairn_presignatures_made",
+            "Presignatures made since the start",
+            registry=self._registry,
+        )
+        self._signatures = Counter(
+            "keycairn_signatures",
+            'Signatures given out since the start: how="pool" from presignatures, "full" without',
+            ("how",),
+            registry=self._registry,
+        )
+        for how in ("pool", "full"):
+            self._signatures.labels(how)
+        self._counted: dict[str, int] = {}
+
     def request(self, listener: str, method: str, route: str, status: int, seconds: float) -> None:
         """Count one finished request."""
         self._requests.labels(listener, method, route, str(status)).inc()
@@ -54,12 +76,32 @@ class Metrics:
         self._sent.labels(str(peer)).inc(size)
 
     def render(
-        self, health: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]
+        self,
+        health: Mapping[str, Any],
+        peers: Sequence[Mapping[str, Any]],
+        presignatures: Sequence[Mapping[str, Any]],
+        statistics: Mapping[str, Any],
     ) -> tuple[bytes, str]:
-        """The exposition text and its content type."""
+        """The exposition text and its content type. The arguments are the service's answers."""
+        stock: dict[tuple[str, str], int] = {}
+        for row in presignatures:
+            kind = (",".join(map(str, row["players"])), str(row["protocol"]))
+            stock[kind] = stock.get(kind, 0) + int(row["count"])
+        self._stock.clear()
+        for labels, count in stock.items():
+            self._stock.labels(*labels).set(count)
+        self._made.inc(self._since("made", statistics.get("presignatures_made", 0)))
+        for how, count in statistics.get("signatures", {}).items():
+            self._signatures.labels(how).inc(self._since(how, count))
         self._healthy.set(1 if health.get("ok") else 0)
         for peer in peers:
             name = str(peer.get("index"))
             self._peer_up.labels(name).set(1 if peer.get("up") else 0)
             self._peer_banned.labels(name).set(1 if peer.get("banned") else 0)
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def _since(self, name: str, total: int) -> int:
+        """How much a total of the service's has grown since it was last asked for."""
+        grown = max(0, total - self._counted.get(name, 0))
+        self._counted[name] = total
+        return grown

@@ -12,7 +12,9 @@ from keycairn.vault.ports import BundleRow
 
 
 def key_json(view: KeyView) -> dict[str, Any]:
-    """A key. Addresses are null while this node's policy gates them; ``missing`` says why."""
+    """A key, or the child at its ``path``. Addresses are null while this node's policy gates them;
+    ``missing`` says why."""
+    path = {} if view.path is None else {"path": view.path}
     return {
         "key_id": view.key_id,
         "scheme": view.scheme,
@@ -28,6 +30,7 @@ def key_json(view: KeyView) -> dict[str, Any]:
         "addresses": {name: view.addresses.get(name) for name in NAMES},
         "missing": list(view.missing),
         "next": list(view.next),
+        **path,
     }
 
 

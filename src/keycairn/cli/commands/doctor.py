@@ -30,23 +30,25 @@ def register(app: typer.Typer) -> None:
         Exit code 0 when there is nothing to do, 7 when there are findings.
         """
         profile = load_profile(require_vault(vault))
-        findings = asyncio.run(_examine(profile))
-        lines = [f"- {f['what']}\n  next: {f['next']}" for f in findings]
-        output.result({"findings": findings}, "\n".join(lines) or "nothing to do")
+        findings, information = asyncio.run(_examine(profile))
+        lines = [f"- {f['what']}\n  next: {f['next']}" for f in findings] or ["nothing to do"]
+        lines += [f"  for information: {text}" for text in information]
+        output.result({"findings": findings, "information": information}, "\n".join(lines))
         return _PARTIAL if findings else 0
 
 
-async def _examine(profile: VaultProfile) -> list[dict[str, Any]]:
+async def _examine(profile: VaultProfile) -> tuple[list[dict[str, Any]], list[str]]:
+    information: list[str] = []
     async with Vault(profile) as vault:
         findings = await _nodes(vault)
         for node in profile.nodes:
             if node.config is not None:
-                findings += await _operator(node)
+                findings += await _operator(node, information)
         try:
             findings += _keys(profile, await vault.coverage())
         except KeycairnError as exc:
             findings.append(_finding(None, f"keys can't be looked at: {exc.message}", exc.next))
-    return findings
+    return findings, information
 
 
 def _finding(
@@ -134,16 +136,27 @@ def _bring_back(profile: VaultProfile, index: int, keys: list[str]) -> str:
     return "restore that node from its newest bundle that holds them"
 
 
-async def _operator(node: NodeProfile) -> list[dict[str, Any]]:
+async def _operator(node: NodeProfile, information: list[str]) -> list[dict[str, Any]]:
+    """What one node's operator should know; ``information`` takes what asks for nothing."""
     index = node.index
     try:
         config = node_config(node.config or Path(), index)
         async with OperatorClient.of(config) as operator:
-            status, peers, bundles, keys = await asyncio.gather(
-                operator.status(), operator.peers(), operator.backups(), operator.ers_keys()
+            status, peers, bundles, keys, stock = await asyncio.gather(
+                operator.status(),
+                operator.peers(),
+                operator.backups(),
+                operator.ers_keys(),
+                operator.presignatures(),
             )
     except KeycairnError as exc:
         return [_finding(index, exc.message, exc.next)]
+    empty = [row for row in stock if row["target"] and not row["count"]]
+    if empty:
+        information.append(
+            f"node {index}: {len(empty)} of {len(stock)} presignature pools are empty; until they "
+            "are filled again in the background, signatures take a whole session"
+        )
     findings = [
         _finding(index, f"node {index}: {_words(f)}", str(f.get("next", "")), f.get("key_ids", ()))
         for f in status.get("findings", ())
