@@ -40,6 +40,11 @@ def _raw_point(output: Any, x: Any, y: Any, _data: Any) -> int:
     return 1
 
 
+#: By the parity of y. Python keeps one object for each single byte and for each small integer, and
+#: finding another of 256 takes another time (tests/protocols/timing); so no secret byte is made.
+_PREFIX = (b"\2", b"\3")
+
+
 class _Product(Point):
     """A result of ``mul_secret``: it has its bytes, and is parsed when it is calculated with."""
 
@@ -48,7 +53,7 @@ class _Product(Point):
     def __init__(self, group: Group, raw: bytes) -> None:
         self.group = group
         self._raw = raw  # x and y
-        self._encoded = bytes((2 + (raw[63] & 1),)) + raw[:32]
+        self._encoded = _PREFIX[int.from_bytes(raw[32:], "big") & 1] + raw[:32]
 
     def __getattr__(self, name: str) -> Any:
         if name != "inner":  # the slot that is still empty

@@ -39,8 +39,9 @@ class ApiKeys:
     def application(self, key: str) -> str:
         """The application of ``key``; E_AUTHN if there is none.
 
-        All entries are compared, each in constant time: the time tells neither which entry
-        matched nor how much of one did.
+        All entries are compared, each in constant time: the time does not tell how much of an
+        entry a wrong key matches. (It tells, by nanoseconds, which entry a *right* key is; whoever
+        holds the key knows that. docs/protocols/timing.md)
         """
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         found = None
