@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
     @command(keys, "create")
     def create(
         scheme: Annotated[str, typer.Option("--scheme", help="ecdsa or schnorr")],
-        curve: Annotated[str, typer.Option("--curve", help="secp256k1 or ed25519")],
+        curve: Annotated[str, typer.Option("--curve", help="secp256k1, p256 or ed25519")],
         count: Annotated[
             int, typer.Option("--count", parser=whole, help="how many, 1 to 1000")
         ] = 1,
