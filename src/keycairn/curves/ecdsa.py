@@ -63,7 +63,7 @@ def verify(group: Group, public_key: bytes, digest: bytes, r: int, s: int) -> No
         except InvalidSignature:
             raise _invalid() from None
     # libsecp256k1 takes the low form only; (r, s) is valid exactly if (r, q-s) is.
-    elif not PublicKey(public_key).verify(der(r, min(s, group.q - s)), digest, hasher=None):
+    elif not PublicKey(point.inner).verify(der(r, min(s, group.q - s)), digest, hasher=None):
         raise _invalid()
 
 

@@ -71,7 +71,7 @@ def lagrange(group: Group, players: Sequence[int], i: int, at: int = 0) -> int:
         if j != i:
             num = num * (at - j) % group.q
             den = den * (i - j) % group.q
-    return num * pow(den, -1, group.q) % group.q
+    return num * group.inverse(den) % group.q
 
 
 def interpolate(group: Group, shares: Mapping[int, SecretScalar], at: int = 0) -> SecretScalar:

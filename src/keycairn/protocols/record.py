@@ -122,6 +122,10 @@ class KeyRecord:
         return group(self.curve)
 
     def public_point(self) -> Point:
+        return self._public
+
+    @cached_property
+    def _public(self) -> Point:
         return self.group.decode_point(self.public_key)
 
     def commitment_of(self, player: int) -> Point:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from keycairn.curves import Point
 from keycairn.curves.polynomial import lagrange
@@ -227,7 +228,7 @@ class SigningPackage:
     def signers(self) -> tuple[int, ...]:
         return tuple(c.index for c in self.commitments)
 
-    @property
+    @cached_property
     def hash(self) -> bytes:
         """Names key, message and commitment list: shares for another package don't fit."""
         return digest(
