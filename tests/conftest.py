@@ -22,6 +22,8 @@ SLOW = (
     "cli/test_presignatures",
     "cli/test_vault_commands",
     "disasters/",
+    "encryptors/test_contract",
+    "encryptors/test_transit",
     "ers/test_cheating",
     "ers/test_cli",
     "ers/test_kit",

@@ -6,6 +6,7 @@ set -eu
 need() { missing="$missing $1"; }
 missing=''
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || need python3-venv
+command -v softhsm2-util >/dev/null 2>&1 || need softhsm2 # a PKCS#11 token for tests/encryptors
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then

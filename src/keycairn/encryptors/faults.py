@@ -58,3 +58,9 @@ def lacks_extra(package: str, extra: str, kind: str) -> KeycairnError:
         f"pip install 'keycairn[{extra}]', then start the node again",
         extra=extra,
     )
+
+
+def shown(value: object) -> str:
+    """Text out of a database that nobody has authenticated yet, short and printable."""
+    text = value if isinstance(value, str) else type(value).__name__
+    return "".join(c for c in text if c.isprintable())[:200]

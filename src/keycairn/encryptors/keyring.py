@@ -103,7 +103,7 @@ class Keyring:
         if not isinstance(fields, dict):
             raise sealed()
         found = fields.get("format")
-        if _is_int(found) and found > _FORMAT:
+        if isinstance(found, int) and found > _FORMAT:
             raise KeycairnError(
                 Code.POLICY,
                 f"the keyring has format {found}, this program knows {_FORMAT}: a newer keycairn "
