@@ -20,7 +20,7 @@ from keycairn.cli.bench.primitives import primitives
 from keycairn.cli.bench.processes import cpu_seconds
 from keycairn.cli.bench.row import Subject
 from keycairn.cli.bench.sample import Sample
-from keycairn.cli.bench.system import _stock
+from keycairn.cli.bench.system import stock
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports.system import SystemClock
 from keycairn.protocols.record import SUITES
@@ -230,7 +230,8 @@ def test_processor_time_of_a_process() -> None:
         cpu_seconds(2**22 + 1)
 
 
-def test_the_stock_is_the_least_of_any_node() -> None:
-    full, low = [{"count": 20}, {"count": 12}], [{"count": 3}]
-    assert _stock({1: full, 2: low}) == 3
-    assert _stock(full) == 32
+def test_the_stock_is_what_all_signers_of_a_set_have() -> None:
+    ahead = [{"players": [1, 2], "count": 20}, {"players": [1, 3], "count": 7}]
+    assert stock({1: ahead, 2: [{"players": [1, 2], "count": 12}], 3: []}) == 12
+    assert stock({1: ahead, 2: ahead[:1], 3: ahead[1:]}) == 27
+    assert stock({1: [], 2: []}) == 0

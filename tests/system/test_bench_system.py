@@ -76,6 +76,10 @@ def test_signatures(tmp_path: Path, scheme: str) -> None:
     assert row["cpu_ms_per_node"] > 0
     assert row["bytes_sent"] > 100, "two nodes have told each other at least a partial signature"
     assert set(row["cpu_ms_by_node"]) == {"1", "2", "3"}
+    # The stock was waited for: a run from it says so, and shows what it left.
+    assert row["pool_start"] > 0
+    assert row["pool_end"] >= 0
+    assert 0 < row["from_pool"] <= row["signatures"]
 
 
 def test_keys(tmp_path: Path) -> None:

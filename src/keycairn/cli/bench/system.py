@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from keycairn.cli.bench.targets import KEYS_PER_SECOND, SIGNATURES_PER_SECOND, S
 from keycairn.cli.layout import check_plan, create_vault
 from keycairn.cli.local import LocalVault, local_vault
 from keycairn.cli.processes import wait_for_links
-from keycairn.client import OperatorClient, Vault
+from keycairn.client import Item, OperatorClient, Vault
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports.system import SystemClock, SystemRng
 from keycairn.protocols.record import VARIANTS
@@ -32,6 +32,7 @@ _LINK_SECONDS = 20.0
 _WARM_UP = 8
 _STOCK_SECONDS = 20.0
 _SENT = "keycairn_link_sent_bytes_total"
+_FROM_POOL = 'keycairn_signatures_total{how="pool"}'
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Plan:
         seconds: how long the client asks.
         concurrency: requests that it keeps open.
         batch: keys of one creation.
+        items: signatures of one request.
     """
 
     what: str
@@ -53,6 +55,7 @@ class Plan:
     nodes: int
     threshold: int
     batch: int = 100
+    items: int = 1
 
 
 @dataclass
@@ -78,10 +81,10 @@ async def system(plan: Plan) -> dict[str, Any]:
         call = _signer(vault, key_id, plan) if plan.what == "sign" else _creator(vault, plan)
         await _ask(call, _WARM_UP if plan.what == "sign" else 1, plan.concurrency)
         pool_start = await _pool(vault, key_id, fill=plan.what == "sign")
-        before, sent, began = _cpu(local), await _sent(local), _CLOCK.monotonic()
+        before, counted, began = _cpu(local), await _counters(local), _CLOCK.monotonic()
         work = await _load(call, plan)
         seconds = _CLOCK.monotonic() - began
-        cpu, bytes_sent = _cpu(local), await _sent(local)
+        cpu, counters = _cpu(local), await _counters(local)
         pool_end = await _pool(vault, key_id)
     if not work.units:
         raise KeycairnError(
@@ -91,12 +94,13 @@ async def system(plan: Plan) -> dict[str, Any]:
             detail={"errors": work.errors},
         )
     used = [1000 * (cpu[i] - before[i]) / work.units for i in before]
+    grown = {name: counters[name] - counted[name] for name in counters}
     return _row(plan, work, seconds) | {
         "cpu_ms_per_node": rounded(sum(used) / len(used)),
         "cpu_ms_by_node": {str(i): rounded(ms) for i, ms in zip(before, used, strict=True)},
-        "bytes_sent": None
-        if sent is None or bytes_sent is None
-        else round((bytes_sent - sent) / work.units),
+        "bytes_sent": round(grown[_SENT] / work.units),
+        # Every signer counts its own.
+        "from_pool": round(grown[_FROM_POOL] / (plan.threshold + 1)),
         "pool_start": pool_start,
         "pool_end": pool_end,
         "errors": work.errors,
@@ -130,10 +134,12 @@ def _row(plan: Plan, work: Work, seconds: float) -> dict[str, Any]:
         }
     target = SIGNATURES_PER_SECOND[plan.scheme]
     met = rate >= target
-    if plan.concurrency == 1:  # That target is about the time of one request.
+    alone = plan.concurrency == plan.items == 1
+    if alone:  # That target is about the time of one request.
         target, met = SYSTEM_P50_MS, sample.percentile(50) <= SYSTEM_P50_MS
-    name = "target_p50_ms" if plan.concurrency == 1 else "target_per_second"
+    name = "target_p50_ms" if alone else "target_per_second"
     return row | {
+        "items": plan.items,
         "signatures": work.units,
         "signatures_per_second": rounded(rate),
         name: target,
@@ -176,19 +182,15 @@ def _cpu(local: LocalVault) -> dict[int, float]:
     return used
 
 
-async def _sent(local: LocalVault) -> int | None:
-    """Bytes that all nodes have sent to each other; None if a node does not count them."""
-    total = 0
+async def _counters(local: LocalVault) -> dict[str, float]:
+    """Counters of all nodes, added up: bytes sent to peers, and signatures from presignatures."""
+    total = dict.fromkeys((_SENT, _FROM_POOL), 0.0)
     for node in local.ready.values():
         async with OperatorClient.of(node.config) as operator:
-            found = [
-                float(line.rpartition(" ")[2])
-                for line in (await operator.metrics()).splitlines()
-                if line.startswith(_SENT)
-            ]
-        if not found:
-            return None
-        total += int(sum(found))
+            for line in (await operator.metrics()).splitlines():
+                for name in total:
+                    if line.startswith(name):
+                        total[name] += float(line.rpartition(" ")[2])
     return total
 
 
@@ -199,12 +201,15 @@ Call = Callable[[], Awaitable[int]]
 
 
 def _signer(vault: Vault, key_id: str, plan: Plan) -> Call:
-    async def sign() -> int:
+    def item() -> Item:
         payload = _RNG.bytes(32)
-        if plan.scheme == "ecdsa":
-            await vault.sign(key_id, digest=payload)
-        else:
-            await vault.sign(key_id, message=payload)
+        return Item(digest=payload) if plan.scheme == "ecdsa" else Item(message=payload)
+
+    async def sign() -> int:
+        if plan.items > 1:
+            return len(await vault.sign_many(key_id, [item() for _ in range(plan.items)]))
+        one = item()
+        await vault.sign(key_id, digest=one.digest, message=one.message)
         return 1
 
     return sign
@@ -244,21 +249,31 @@ async def _load(call: Call, plan: Plan) -> Work:
     return work
 
 
-async def _pool(vault: Vault, key_id: str, *, fill: bool = False) -> int | None:
-    """Presignatures in stock for the key: the least number of any holder's, over all signer sets.
-    None where nodes keep none. ``fill`` waits until the stock does not grow any more."""
-    ask: Callable[..., Awaitable[Any]] | None = getattr(vault, "presignatures", None)
-    if ask is None:
-        return None
+async def _pool(vault: Vault, key_id: str, *, fill: bool = False) -> int:
+    """Presignatures in stock for the key, at all of their signers. ``fill`` waits until the stock
+    does not grow any more."""
     end, last = _CLOCK.monotonic() + _STOCK_SECONDS, -1
     while True:
-        stock = _stock(await ask(key_id))
-        if not fill or stock <= last or _CLOCK.monotonic() > end:
-            return stock
-        last = stock
+        rows, errors = await vault.presignatures(key_id)
+        if errors:
+            raise next(iter(errors.values()))
+        count = stock(rows)
+        if not fill or count <= last or _CLOCK.monotonic() > end:
+            return count
+        last = count
         await asyncio.sleep(1.0)
 
 
-def _stock(answers: Any) -> int:
-    by_node: Mapping[Any, Any] = answers if isinstance(answers, Mapping) else {0: answers}
-    return min(sum(int(row["count"]) for row in rows) for rows in by_node.values())
+def stock(rows: Mapping[int, Sequence[Mapping[str, Any]]]) -> int:
+    """Over all signer sets, what every signer of the set has.
+
+    Args:
+        rows: of ``Vault.presignatures``, by node: ``players`` and ``count``.
+    """
+    held = {
+        (tuple(row["players"]), node): int(row["count"])
+        for node, found in rows.items()
+        for row in found
+    }
+    sets = {players for players, _ in held}
+    return sum(min(held.get((players, i), 0) for i in players) for players in sets)

@@ -195,6 +195,9 @@ def _system(bench: typer.Typer) -> None:
         batch: Annotated[
             int, typer.Option("--batch", parser=whole, help="keys of one creation, 1 to 1000")
         ] = 100,
+        items: Annotated[
+            int, typer.Option("--items", parser=whole, help="signatures of one request, 1 to 100")
+        ] = 1,
         nodes: Annotated[int, typer.Option("--nodes", parser=whole, help="2 to 9")] = 3,
         threshold: Annotated[int, typer.Option("--threshold", parser=whole, help="t")] = 1,
         database: Annotated[str, typer.Option("--database", help="sqlite")] = "sqlite",
@@ -215,12 +218,13 @@ def _system(bench: typer.Typer) -> None:
             raise malformed(
                 "--seconds must be 1 to 3600, --concurrency 1 to 256 and --batch 1 to 1000"
             )
+        if not 1 <= items <= 100:
+            raise malformed("--items must be 1 to 100")
         if not (2 <= nodes <= 9 and 1 <= threshold < nodes):
             raise malformed("--nodes must be 2 to 9 and --threshold 1 to one less than that")
-        # The usual curve of a scheme, unless one is named: the first that records know, for
-        # Schnorr Ed25519.
+        # A scheme's usual curve, unless one is named: secp256k1, Ed25519 for Schnorr.
         kind = suite.kinds(scheme, curve)[0]
-        plan = Plan(what, *kind, seconds, concurrency, nodes, threshold, batch)
+        plan = Plan(what, *kind, seconds, concurrency, nodes, threshold, batch, items)
         return _report((asyncio.run(measure(p)) for p in (plan,)), False, None)
 
 
