@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 #: Left out of ``./test --fast``: real processes, whole nodes, long tables of trials.
 SLOW = (
     "backup/test_restore",
+    "backup/test_targets",
     "cli/test_demo",
     "cli/test_presignatures",
     "cli/test_vault_commands",

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from keycairn.backup import BundleInputs, create_bundle, read_manifest, verify_bundle
 from keycairn.backup.bundle import MAGIC, read_bundle, unpack
 from keycairn.backup.disk import exclusive
+from keycairn.backup.targets import MARKER
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.vault.policy import Answer
@@ -45,7 +46,7 @@ async def test_round_trip(node: Any) -> None:
     path = Path(row.location)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.name.startswith("keycairn-acme-node2-20231114T221320Z-")
-    assert [p.name for p in node.targets.iterdir()] == [path.name]
+    assert sorted(p.name for p in node.targets.iterdir()) == [MARKER, path.name]
     assert row.level == "hashes"
     assert (row.size, row.sha256) == (
         path.stat().st_size,
@@ -128,7 +129,7 @@ async def test_the_manifest_needs_no_key_to_read(node: Any) -> None:
     # The signed bytes, put together as docs/bundle-format.md says.
     name = b"backup/manifest"
     signed = b"KCT1" + len(name).to_bytes(2, "big") + name + (1).to_bytes(2, "big")
-    signed += (2).to_bytes(8, "big") + b"i" + (1).to_bytes(8, "big") + b"\x01"
+    signed += (2).to_bytes(8, "big") + b"i" + (1).to_bytes(8, "big") + b"\x02"
     signed += b"b" + len(manifest).to_bytes(8, "big") + manifest
     Ed25519PublicKey.from_public_bytes(node.identity.public).verify(signature, signed)
     assert str(node.home).encode() not in raw
@@ -158,7 +159,7 @@ async def test_secrets_are_in_no_bundle(node: Any) -> None:
 
 def files(node: Any) -> list[Path]:
     found = [*node.operator.rglob("*"), *(node.home / "data").glob("*")]
-    return sorted(p for p in found if p.name != ".backup.lock")
+    return sorted(p for p in found if p.name not in (".backup.lock", MARKER))
 
 
 async def failed(node: Any, code: Code, **kw: Any) -> KeycairnError:
@@ -425,7 +426,7 @@ async def test_edited_header(node: Any, tmp_path: Path) -> None:
     edited.write_bytes(raw.replace(b'"generation":1', b'"generation":2', 1))
     assert await verdict(node, edited) is Code.STORE_INTEGRITY
     # Canonical form is the only form, even when the meaning is the same.
-    edited.write_bytes(raw.replace(b'"format":1,', b'"format" :1'))
+    edited.write_bytes(raw.replace(b'"format":2,', b'"format" :2'))
     assert await verdict(node, edited) in (Code.MALFORMED, Code.STORE_INTEGRITY)
 
 
@@ -444,9 +445,9 @@ async def test_signed_by_somebody_else(node: Any, make_node: Any) -> None:
 async def test_newer_format_and_other_files(node: Any, tmp_path: Path) -> None:
     path = Path((await node.backup()).location)
     raw = path.read_bytes()
-    path.write_bytes(raw.replace(b"keycairn-bundle 1\n", b"keycairn-bundle 2\n", 1))
-    assert "format 2" in (await refused(Code.MALFORMED, path)).message
-    path.write_bytes(raw.replace(b"keycairn-bundle 1\n", b"keycairn-bundle 12345\n", 1))
+    path.write_bytes(raw.replace(MAGIC, b"keycairn-bundle 3\n", 1))
+    assert "format 3" in (await refused(Code.MALFORMED, path)).message
+    path.write_bytes(raw.replace(MAGIC, b"keycairn-bundle 12345\n", 1))
     assert "format 12345" in (await refused(Code.MALFORMED, path)).message
     path.write_bytes(b"PK\x03\x04 a zip file, surely")
     await refused(Code.MALFORMED, path)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keycairn.backup.manifest import HeldKey, Manifest, Part, PendingBatch
+from keycairn.backup.manifest import HeldKey, History, Manifest, Part, PendingBatch, Point
 from keycairn.encoding import canonical_json
 from keycairn.errors import Code, KeycairnError
 
@@ -20,14 +20,12 @@ segments = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True)
 names = st.lists(segments, min_size=1, max_size=3).map("/".join)
 players = st.lists(naturals, max_size=3).map(tuple)
 
-manifests = st.builds(
-    Manifest,
+common = dict(
     keycairn=texts,
     vault=texts,
     node=naturals,
     node_public_key=hashes,
     created_us=naturals,
-    keys=st.dictionaries(texts, st.builds(HeldKey, naturals, hashes, texts), max_size=3),
     pending=st.lists(
         st.builds(PendingBatch, hashes, st.lists(texts, max_size=2).map(tuple), players, players),
         max_size=2,
@@ -41,6 +39,26 @@ manifests = st.builds(
     recipients=st.lists(texts, max_size=2).map(tuple),
     not_inside=st.lists(texts, max_size=2).map(tuple),
 )
+first = st.builds(
+    Manifest,
+    format=st.just(1),
+    keys=st.dictionaries(texts, st.builds(HeldKey, naturals, hashes, texts), max_size=3),
+    **common,
+)
+second = st.builds(
+    Manifest,
+    keys=st.dictionaries(
+        texts, st.builds(HeldKey, naturals, hashes, texts, players, naturals), max_size=3
+    ),
+    players=st.dictionaries(naturals, hashes, max_size=3),
+    threshold=naturals,
+    database=texts,
+    tools=st.dictionaries(texts, texts, max_size=2),
+    point=st.none() | st.builds(Point, naturals, st.binary(min_size=16, max_size=16)),
+    history=st.none() | st.builds(History, naturals, naturals, hashes),
+    **common,
+)
+manifests = first | second
 
 PLAIN = Manifest(
     keycairn="0.1.0",
@@ -83,7 +101,17 @@ def edited(**changes: Any) -> bytes:
         edited(node=True),
         edited(node="1"),
         edited(node=-1),
-        edited(format=2),
+        edited(format=1),
+        edited(format=3),
+        edited(format=True),
+        edited(players={"1": "00"}),
+        edited(players={"01": "00" * 32}),
+        edited(players=[]),
+        edited(threshold=-1),
+        edited(point={"number": 1}),
+        edited(point={"number": 1, "id": "00" * 15}),
+        edited(history={"era": 1, "length": 2, "head": ""}),
+        edited(tools={"sqlite": 3}),
         edited(kind="other"),
         edited(vault=7),
         edited(node_public_key="00" * 31),

@@ -42,7 +42,8 @@ def test_status_shows_all_nodes_each_with_what_helps(keycairn: Run, made: Path) 
     newest = bundles / "keycairn-v-node2-20260102T000000Z-aa.bundle"
     identity = made / "operator2" / "backup-identity.age"
     assert steps[1] == (
-        f"keycairn node restore {newest} --into {made / 'node2'} --identity {identity}"
+        f"keycairn node restore {newest} --into {made / 'node2'} --identity {identity} "
+        f"--vault {made / 'vault.toml'}"
     )
     assert steps[2] == f"chmod 600 {made / 'node3' / 'node.toml'}"
     assert "directory is gone" in ran.json["nodes"][1]["health"]["reasons"][0]

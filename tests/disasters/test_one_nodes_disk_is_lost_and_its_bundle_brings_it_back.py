@@ -55,6 +55,8 @@ async def test_one_nodes_disk_is_lost_and_its_bundle_brings_it_back(
             str(vault.node_directory(2)),
             "--identity",
             str(vault.operator(2) / "backup-identity.age"),
+            "--vault",
+            str(vault.profile),
         )
         assert restored["keys"] == len(ids)
         assert restored["presignatures"] == 0

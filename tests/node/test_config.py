@@ -43,6 +43,13 @@ sign = true
 """.format(two=TWO, three=THREE, key="aa" * 32)
 
 
+BACKUP = """[backup]
+schedule = "6h"
+targets = ["/mnt"]
+recipients = ["age1x"]
+"""
+
+
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "node.toml"
     path.write_text(text)
@@ -97,6 +104,11 @@ def test_operations_are_off_until_switched_on(tmp_path: Path) -> None:
         ('kind = "keyfile"', 'kind = "none"', "kind"),
         ('kind = "keyfile"', 'kind = "keyfile"\nsecret_env = "X"', "secret_env"),
         ("[links]", '[backup]\nkeep = "3"\n[links]', "keep"),
+        ("[links]", "[backup]\nkeep = { hourly = 3 }\n[links]", "keep"),
+        ("[links]", '[backup]\nschedule = "0 3 * * *"\n[links]', "schedule"),
+        ("[links]", BACKUP.replace("6h", "often") + "[links]", "schedule"),
+        ("[links]", BACKUP.replace("/mnt", "s3://B_ad") + "[links]", "targets"),
+        ("[links]", BACKUP + '[[backup.external]]\nname = "dns"\n[links]', "external"),
         ("[links]", '[database]\nurl = "postgresql://x"\n[links]', "url"),
         ("[links]", "[limits]\nsession_seconds = 0\n[links]", "session_seconds"),
     ],
@@ -124,6 +136,29 @@ def test_backup_policy_that_says_nothing(tmp_path: Path, policy: str) -> None:
 def test_backup_policy_that_this_vault_cannot_meet(tmp_path: Path) -> None:
     policy = '[backup.policy]\nrequire = "ers and redundancy >= 2"\n[links]'
     assert refused(tmp_path, GOOD.replace("[links]", policy)).code is Code.POLICY
+
+
+def test_backup_section_is_read(tmp_path: Path) -> None:
+    more = """jitter_seconds = 60
+keep = { last = 3, daily = 7, weekly = 4 }
+[[backup.external]]
+name = "dns"
+where = "zone example.org"
+how = "write the record again"
+check = "host node2.example.org"
+[links]"""
+    targets = BACKUP.replace('"/mnt"', '"/mnt", "s3://bucket/node2?region=eu-west-1", "beside"')
+    text = GOOD.replace("[links]", targets + more, 1)
+    found = load_config(write(tmp_path, text), {}).backup
+    assert found.targets == (
+        "/mnt",
+        "s3://bucket/node2?region=eu-west-1",
+        str(tmp_path / "beside"),
+    )
+    assert found.schedule is not None
+    assert (found.schedule.seconds, found.jitter_seconds) == (6 * 3600, 60)
+    assert (found.keep.last, found.keep.daily, found.keep.weekly) == (3, 7, 4)
+    assert [item.name for item in found.external] == ["dns"]
 
 
 def test_T028_threshold(tmp_path: Path) -> None:
@@ -161,7 +196,6 @@ def test_loose_mode_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> Non
         ('"127.0.0.1:8081"', '"0.0.0.0:8081"'),
         ('"127.0.0.1:9091"', '"0.0.0.0:9091"'),
         ("[links]", "[export]\nenabled = true\n[links]"),
-        ("[links]", '[backup]\nschedule = "0 3 * * *"\n[links]'),
     ],
 )
 def test_what_is_not_safe_or_not_here_yet_is_refused(tmp_path: Path, old: str, new: str) -> None:

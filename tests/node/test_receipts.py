@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keycairn.cli.layout import check_plan, create_vault
 from keycairn.client import OperatorClient
+from keycairn.errors import Code, KeycairnError
 from keycairn.node.config import NodeConfig, load_config
 from keycairn.node.daemon import serve_node
 from keycairn.ports.system import SystemClock, SystemRng
 
 CLOCK, RNG = SystemClock(), SystemRng()
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keycairn.node.backups._LOOK_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -61,9 +69,8 @@ async def soon(config: NodeConfig, wanted: set[str]) -> None:
 
 
 async def test_evidence_that_is_touched_while_the_node_runs_stops_counting_soon(
-    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+    config: NodeConfig,
 ) -> None:
-    monkeypatch.setattr("keycairn.node.backups._LOOK_SECONDS", 0.01)
     async with (
         serve_node(config, CLOCK, RNG, lambda: None),
         OperatorClient.of(config) as operator,
@@ -84,17 +91,61 @@ async def test_evidence_that_is_touched_while_the_node_runs_stops_counting_soon(
         await soon(config, {gone, edited})
 
 
-async def test_a_target_that_is_not_mounted_proves_nothing_either_way(config: NodeConfig) -> None:
+async def test_a_target_that_is_not_mounted_is_doubt_and_neither_yes_nor_no(
+    config: NodeConfig,
+) -> None:
+    async with serving(config) as (service, operator):
+        made = await operator.backup_create()
+        assert service.unreadable == set()
+    target = Path(made["bundle"]).parent
+    away = target.rename(target.with_name("elsewhere"))
+    # Known before the first request is taken; the receipt itself stays.
+    async with serving(config) as (service, operator):
+        assert service.unreadable == {made["sha256"]}
+        assert await bundles(config) == [made["sha256"]]
+        with pytest.raises(KeycairnError) as refused:
+            await operator.backup_create()
+        assert refused.value.code is Code.UNAVAILABLE
+        assert not target.exists()
+    # The empty directory of a mount point is no lost bundle either.
+    target.mkdir()
+    async with serving(config) as (service, _):
+        assert service.unreadable == {made["sha256"]}
+    target.rmdir()
+    async with serving(config) as (service, _):
+        assert service.unreadable == {made["sha256"]}
+        away.rename(target)
+        await until(lambda: service.unreadable == set())
+
+
+async def until(done: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if done():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not come about")
+
+
+@asynccontextmanager
+async def serving(config: NodeConfig) -> AsyncIterator[Any]:
     async with (
-        serve_node(config, CLOCK, RNG, lambda: None),
+        serve_node(config, CLOCK, RNG, lambda: None) as service,
         OperatorClient.of(config) as operator,
     ):
+        yield service, operator
+
+
+async def test_one_target_of_two_away_is_said_and_the_other_is_written(
+    tmp_path: Path, config: NodeConfig
+) -> None:
+    text = config.file.read_text()
+    config.file.write_text(text.replace("targets = [", f'targets = ["{tmp_path}/usb", ', 1))
+    two = load_config(config.file, {})
+    async with serving(two) as (_, operator):
         made = await operator.backup_create()
-    target = Path(made["bundle"]).parent
-    target.rename(target.with_name("elsewhere"))
-    async with serve_node(config, CLOCK, RNG, lambda: None):
-        for _ in range(20):
-            assert await bundles(config) == [made["sha256"]]
+        assert [f["target"] for f in made["failed"]] == [f"{tmp_path}/usb"]
+        assert made["failed"][0]["code"] == "E_UNAVAILABLE"
+        assert await bundles(two) == [made["sha256"]]
 
 
 async def test_a_disk_that_fills_is_a_finding_before_it_stops_the_node(

@@ -18,6 +18,7 @@ from keycairn.backup.archive import ArchiveReader, Sink
 from keycairn.backup.disk import CHUNK, disk_errors, forget_cache, open_regular
 from keycairn.backup.manifest import (
     FORMAT,
+    FORMATS,
     MAX_MANIFEST,
     Manifest,
     Part,
@@ -26,7 +27,8 @@ from keycairn.backup.manifest import (
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 
-MAGIC = b"keycairn-bundle 1\n"
+MAGIC = b"keycairn-bundle %d\n" % FORMAT
+_MAGICS = {b"keycairn-bundle %d\n" % number: number for number in FORMATS}
 SIGNATURE = 64
 _LENGTH = 4
 _LINE = re.compile(rb"keycairn-bundle ([0-9]{1,6})\n")
@@ -67,17 +69,18 @@ def _exactly(source: BinaryIO, size: int, what: str) -> bytes:
     return data
 
 
-def _read_magic(source: BinaryIO) -> None:
+def _read_magic(source: BinaryIO) -> int:
+    """The format's number."""
     start = source.read(len(MAGIC))
-    if start == MAGIC:
-        return
-    if len(start) < len(MAGIC) and MAGIC.startswith(start) and start:
+    if start in _MAGICS:
+        return _MAGICS[start]
+    if len(start) < len(MAGIC) and start and any(m.startswith(start) for m in _MAGICS):
         damaged("it ends inside its first line")
     found = _LINE.match(start + source.read(8))
     if found and int(found.group(1)) > FORMAT:
         raise KeycairnError(
             Code.MALFORMED,
-            f"the bundle has format {int(found.group(1))}; this keycairn reads format {FORMAT}",
+            f"the bundle has format {int(found.group(1))}; this keycairn reads up to {FORMAT}",
             not_lost="The bundle was not changed; nothing was written.",
             next="use the keycairn version that made the bundle, or a newer one",
         )
@@ -101,7 +104,7 @@ def read_bundle(path: Path, *, node_public_key: bytes | None = None) -> Bundle:
             E_STORE_INTEGRITY (damaged), E_CONFLICT (signed by another node's key).
     """
     with disk_errors(f"{path} can't be read"), open_regular(path) as source:
-        _read_magic(source)
+        number = _read_magic(source)
         length = int.from_bytes(_exactly(source, _LENGTH, "its header"), "big")
         if length > MAX_MANIFEST:
             damaged("its manifest has an impossible length")
@@ -113,6 +116,8 @@ def read_bundle(path: Path, *, node_public_key: bytes | None = None) -> Bundle:
         manifest = Manifest.from_bytes(raw)
     except KeycairnError as exc:
         damaged(f"its manifest can't be read ({exc.message})")
+    if manifest.format != number:
+        damaged("its first line and its manifest name different formats")
     if node_public_key is not None and manifest.node_public_key != node_public_key:
         raise KeycairnError(
             Code.CONFLICT,
@@ -122,7 +127,7 @@ def read_bundle(path: Path, *, node_public_key: bytes | None = None) -> Bundle:
             next="use a bundle of this node; the node's number stands in the file's name",
             detail={"node": manifest.node, "vault": manifest.vault},
         )
-    check_signature(raw, signature, manifest.node_public_key)
+    check_signature(raw, signature, manifest.node_public_key, number)
     if size != offset + manifest.payload_size:
         missing = offset + manifest.payload_size - size
         damaged(f"{missing} bytes are missing" if missing > 0 else f"{-missing} bytes too many")

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from keycairn.backup.archive import Source
 from keycairn.backup.disk import disk_errors, open_regular, walk
+from keycairn.backup.external import External, read_external
 from keycairn.backup.manifest import MAX_PART_NAME, check_part_name
 from keycairn.backup.nodefile import MAX_CONFIG, Named, NodeFile
 from keycairn.encoding import SecretBytes, canonical_json, decode_json
@@ -59,11 +60,18 @@ class Index:
     origins: dict[str, Origin]
     encryptor: dict[str, str]  # kind, source, where; key, address, … of kinds that have them
     skipped: tuple[str, ...] = ()
+    external: tuple[External, ...] | None = ()  # None: format 1, which knew none
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
+        external = (
+            {}
+            if self.external is None
+            else {"external": [item.to_json() for item in self.external]}
+        )
         return canonical_json(
-            {
+            external
+            | {
                 "encryptor": self.encryptor,
                 "home": self.home,
                 "parts": {
@@ -90,6 +98,7 @@ class Index:
                 {name: Origin(**origin) for name, origin in body["parts"].items()},
                 body["encryptor"],
                 tuple(body["skipped"]),
+                read_external(body["external"]) if "external" in body else None,
             )
             texts = [made.home, *made.encryptor.values(), *made.skipped]
             for o in made.origins.values():
@@ -114,14 +123,13 @@ class Collection:
 
     def index(self) -> bytes:
         """The bytes of ``index.json``."""
-        kind, source, where = self.config.secret()
-        if source == "secret_file":
-            where = str(self.config.named("encryptor.secret_file", where).path)
-        encryptor = {"kind": kind, "source": source, "where": where}
-        for name, value in self.config.encryptor().items():
-            if name not in ("kind", source) and isinstance(value, (str, int)):
-                encryptor[name] = str(value)
-        return Index(str(self.config.home), self.origins, encryptor, tuple(self.skipped)).to_bytes()
+        return Index(
+            str(self.config.home),
+            self.origins,
+            self.config.encryptor_words(),
+            tuple(self.skipped),
+            self.config.externals(),
+        ).to_bytes()
 
 
 def from_bytes(name: str, data: bytes, shown: str) -> Source:

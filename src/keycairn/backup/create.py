@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import platform
 import re
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from typing import BinaryIO
 from keycairn import __version__
 from keycairn.backup import age
 from keycairn.backup.archive import ArchiveSource, Source
-from keycairn.backup.bundle import check_hashes, read_bundle, write_header
+from keycairn.backup.bundle import Bundle, check_hashes, read_bundle, write_header
 from keycairn.backup.collect import (
     DATABASE,
     IDENTITY,
@@ -40,11 +42,11 @@ from keycairn.backup.disk import (
     sync,
     unavailable,
 )
-from keycairn.backup.manifest import HeldKey, Manifest, PendingBatch, sign_manifest
+from keycairn.backup.manifest import HeldKey, Manifest, PendingBatch, Point, sign_manifest
+from keycairn.backup.targets import Target, stored, target_of
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
-from keycairn.store.files import fsync_path
 from keycairn.vault.api import Identity
 from keycairn.vault.ports import BundleRow, Store
 
@@ -82,7 +84,10 @@ async def read_inventory(store: Store) -> Inventory:
     after = ""
     while page := await store.keys(after=after, limit=_PAGE):
         for row in page:
-            keys[row.record.key_id] = HeldKey(row.record.generation, row.record.hash, row.state)
+            record = row.record
+            keys[record.key_id] = HeldKey(
+                record.generation, record.hash, row.state, tuple(record.holders), record.threshold
+            )
         after = page[-1].record.key_id
     pending = tuple(
         PendingBatch(
@@ -96,66 +101,124 @@ async def read_inventory(store: Store) -> Inventory:
     return Inventory(keys, pending)
 
 
+@dataclass(frozen=True)
+class Made:
+    """What became of one target: a receipt, or why there is none."""
+
+    target: str
+    row: BundleRow | None
+    error: KeycairnError | None = None
+
+
 async def create_bundle(
     store: Store,
     inputs: BundleInputs,
-    target: Path,
+    target: Path | str,
     *,
     identity: Identity,
     recipients: Sequence[str],
     clock: Clock,
     rng: Rng,
 ) -> BundleRow:
-    """Write one bundle into the directory ``target`` and read it back.
+    """:func:`create_bundles` for one target, whose error is raised."""
+    [made] = await create_bundles(
+        store,
+        inputs,
+        [target],
+        identity=identity,
+        recipients=recipients,
+        clock=clock,
+        rng=rng,
+    )
+    if made.row is None:
+        raise made.error or KeycairnError(Code.UNAVAILABLE, "no bundle was written")
+    return made.row
 
-    The caller stores the receipt (``store.put_bundle``). The inventory is read before the
-    snapshot is taken, so every key that the receipt names is in the snapshot.
+
+async def create_bundles(
+    store: Store,
+    inputs: BundleInputs,
+    targets: Sequence[Path | str],
+    *,
+    identity: Identity,
+    recipients: Sequence[str],
+    clock: Clock,
+    rng: Rng,
+    point: Point | None = None,
+    taken: Callable[[], None] = lambda: None,
+) -> list[Made]:
+    """Write one bundle to each target, all of the same moment, and read each back.
+
+    The caller stores the receipts (``store.put_bundle``). The inventory is read before the
+    snapshot is taken, so every key that a receipt names is in the snapshot.
 
     Args:
         store: the node's own.
         inputs: what goes in besides the database.
-        target: existing directory; the file name says vault, node, time (UTC) and content.
+        targets: directories and object stores (:mod:`keycairn.backup.targets`); the file name says
+            vault, node, time (UTC) and content.
         identity: the node's identity key, which signs.
         recipients: age recipients (``age1…``), one at least.
         clock: for times in name and receipt.
         rng: for the temporary name.
+        point: the backup point that this is a part of.
+        taken: called once the copy of the database is there; the rest only reads the copy.
 
     Returns:
-        The receipt: level "hashes", verified after reading back.
+        One result a target, in order. Receipts have level "hashes": verified after reading back.
+        A target that is away or full has an error (E_UNAVAILABLE), and nothing is left there.
 
     Raises:
-        KeycairnError: E_UNAVAILABLE (target missing, full, not writable; nothing is left there),
-            E_NOT_FOUND (a file that the configuration names isn't there), E_POLICY (a part is or
-            holds the master secret), E_MALFORMED (recipients, configuration), E_CONFLICT (another
-            backup of this node runs, or a file changed meanwhile).
+        KeycairnError: for what fails before any target is written to: E_NOT_FOUND (a file that
+            the configuration names isn't there), E_POLICY (a file is the master secret),
+            E_MALFORMED (recipients, configuration), E_CONFLICT (another backup of this node
+            runs), E_UNAVAILABLE.
     """
     age.check_recipients(recipients)
+    places = [target_of(target) for target in targets]
     early = await asyncio.to_thread(collect, inputs.config, inputs.forbidden)
     await asyncio.to_thread(_check_identity, early, identity)
-    await asyncio.to_thread(_check_target, target)
+    away = await asyncio.to_thread(_away, places)
+    if len(away) == len(places):
+        # Nobody would have the copy: don't disturb the database for it.
+        return [Made(place.place, None, away[place.place]) for place in places]
     data = early.config.database().path.parent
     with exclusive(data / LOCK, "another backup of this node is running"):
         scratch = data / SCRATCH
         with _scratch(scratch):
             inventory = await read_inventory(store)
             await store.snapshot(scratch / "node.db")
+            stamp = clock.now_us()
+            taken()
             # Collected again behind the snapshot: documents are filed before their rows are.
             found = await asyncio.to_thread(collect, inputs.config, inputs.forbidden)
-            job = _Job(found, inventory, scratch / "node.db", target, identity, recipients)
-            stamp = clock.now_us()
-            path = await asyncio.to_thread(job.write, stamp, rng.bytes(8).hex())
-    return await asyncio.to_thread(_receipt, path, identity.public, clock, tuple(found.skipped))
+            made = []
+            for place in places:
+                if place.place in away:
+                    made.append(Made(place.place, None, away[place.place]))
+                    continue
+                job = _Job(found, inventory, scratch, place, identity, recipients, point)
+                made.append(await _make(job, stamp, clock, rng))
+    return made
 
 
-def _check_target(target: Path) -> None:
-    if not target.is_dir():
-        raise KeycairnError(
-            Code.UNAVAILABLE,
-            f"the backup target {target} is not there, or is not a directory",
-            not_lost=_KEPT,
-            next="mount or make it, or correct [backup] targets",
-            detail={"target": str(target)},
-        )
+def _away(places: Sequence[Target]) -> dict[str, KeycairnError]:
+    errors = {}
+    for place in places:
+        try:
+            place.check()
+        except KeycairnError as exc:
+            errors[place.place] = exc
+    return errors
+
+
+async def _make(job: _Job, stamp_us: int, clock: Clock, rng: Rng) -> Made:
+    try:
+        location = await asyncio.to_thread(job.write, stamp_us, rng.bytes(8).hex())
+        row = await asyncio.to_thread(_receipt, job, location, clock)
+    except KeycairnError as exc:
+        return Made(job.target.place, None, exc)
+    return Made(job.target.place, row)
 
 
 def _check_identity(found: Collection, identity: Identity) -> None:
@@ -188,20 +251,21 @@ def _scratch(path: Path) -> Iterator[None]:
 class _Job:
     found: Collection
     inventory: Inventory
-    snapshot: Path
-    target: Path
+    scratch: Path
+    target: Target
     identity: Identity
     recipients: Sequence[str]
+    point: Point | None
 
-    def write(self, stamp_us: int, token: str) -> Path:
+    def write(self, stamp_us: int, token: str) -> str:
         config = self.found.config
-        stem = f".keycairn-{file_word(config.vault)}-node{config.index}-"
-        payload = self.target / f"{stem}{token}.payload.tmp"
-        whole = self.target / f"{stem}{token}.tmp"
+        stem = f"keycairn-{file_word(config.vault)}-node{config.index}-"
+        work = self.target.workspace(self.scratch)
+        payload = work / f".{stem}{token}.payload.tmp"
+        whole = work / f".{stem}{token}.tmp"
         try:
             # This node's lock is held: temporary files of its earlier backups are dead.
-            for stale in self.target.glob(f"{stem}*.tmp"):
-                stale.unlink()
+            self.target.clear(stem)
             manifest = self._encrypt(payload, stamp_us)
             raw = manifest.to_bytes()
             with create_private(whole) as out:
@@ -209,14 +273,10 @@ class _Job:
                 _append(payload, out)
                 sync(out)
             payload.unlink()
-            final = self.target / bundle_name(manifest)
-            if final.exists():
-                raise KeycairnError(Code.CONFLICT, f"{final} exists already", not_lost=_KEPT)
-            whole.rename(final)
-            fsync_path(self.target)
+            return self.target.publish(whole, bundle_name(manifest))
         except OSError as exc:
             raise unavailable(
-                f"the bundle can't be written to {self.target}",
+                f"the bundle can't be written to {work}",
                 exc,
                 not_lost=_KEPT,
                 next="make room at the target or name another one under [backup] targets",
@@ -224,7 +284,6 @@ class _Job:
         finally:
             for temporary in (payload, whole):
                 temporary.unlink(missing_ok=True)
-        return final
 
     def _encrypt(self, payload: Path, stamp_us: int) -> Manifest:
         config = self.found.config
@@ -234,7 +293,7 @@ class _Job:
         )
         sources: list[Source] = [
             from_bytes(INDEX, self.found.index(), INDEX),
-            from_file(DATABASE, self.snapshot),
+            from_file(DATABASE, self.scratch / "node.db"),
             *self.found.sources,
         ]
         archive = ArchiveSource(sources, self.found.forbidden)
@@ -254,6 +313,10 @@ class _Job:
             payload_size=counted.size,
             payload_sha256=counted.digest.digest(),
             recipients=tuple(self.recipients),
+            players={**config.peers, config.index: self.identity.public},
+            threshold=config.threshold,
+            tools={"python": platform.python_version(), "sqlite": sqlite3.sqlite_version},
+            point=self.point,
         )
 
 
@@ -291,41 +354,71 @@ def bundle_name(manifest: Manifest) -> str:
     return f"keycairn-{vault}-node{manifest.node}-{stamp}-{short}.bundle"
 
 
-def _receipt(path: Path, public_key: bytes, clock: Clock, skipped: tuple[str, ...]) -> BundleRow:
+def _receipt(job: _Job, location: str, clock: Clock) -> BundleRow:
+    skipped = tuple(job.found.skipped)
     try:
-        return receipt(path, public_key, clock, skipped)
+        return receipt(location, job.identity.public, clock, skipped, scratch=job.scratch)
     except KeycairnError:
         # What can't be read back is no backup, and must not be found by somebody in need of one.
-        with disk_errors(f"{path} can't be removed"):
-            path.unlink(missing_ok=True)
+        job.target.remove(location)
         raise
 
 
 def receipt(
-    path: Path, public_key: bytes, clock: Clock, skipped: tuple[str, ...] = ()
+    location: str | Path,
+    public_key: bytes,
+    clock: Clock,
+    skipped: tuple[str, ...] = (),
+    *,
+    scratch: Path | None = None,
 ) -> BundleRow:
     """Read a stored bundle of this node back, and say what it was found to hold.
+
+    Args:
+        location: path, or address in an object store.
+        public_key: the node's identity key.
+        clock: says when.
+        skipped: files that were left out of the bundle.
+        scratch: where the copy of an object goes while it is read.
 
     Raises:
         KeycairnError: as :func:`~keycairn.backup.bundle.read_bundle` and
             :func:`~keycairn.backup.bundle.check_hashes`.
     """
-    bundle = read_bundle(path, node_public_key=public_key)
-    sha256 = check_hashes(bundle)
+    with stored(str(location), scratch) as path:
+        bundle = read_bundle(path, node_public_key=public_key)
+        sha256 = check_hashes(bundle)
+    return receipt_of(bundle, str(location), sha256, clock, level="hashes", skipped=skipped)
+
+
+def receipt_of(
+    bundle: Bundle,
+    location: str,
+    sha256: str,
+    clock: Clock,
+    *,
+    level: str,
+    skipped: tuple[str, ...] = (),
+    **more: bool,
+) -> BundleRow:
+    """The receipt of a bundle that was verified to ``level`` just now."""
     manifest = bundle.manifest
+    point = None if manifest.point is None else manifest.point.number
     return BundleRow(
         sha256=sha256,
-        location=str(path),
+        location=location,
         size=bundle.payload_offset + manifest.payload_size,
         created_us=manifest.created_us,
         verified_us=clock.now_us(),
-        level="hashes",
+        level=level,
         keys=manifest.receipt_keys(),
         detail={
             "node": manifest.node,
             "vault": manifest.vault,
             "payload_sha256": manifest.payload_sha256.hex(),
+            "point": point,
             "recipients": list(manifest.recipients),
             "skipped": list(skipped),
+            **more,
         },
     )

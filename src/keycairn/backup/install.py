@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 from keycairn.backup.archive import Sink
 from keycairn.backup.bundle import unpack
+from keycairn.backup.create import receipt_of
+from keycairn.backup.database import Finding
 from keycairn.backup.disk import (
     create_private,
     disk_errors,
@@ -71,7 +73,52 @@ async def execute(plan: RestorePlan) -> dict[str, Any]:
                 else exc.next,
                 detail=exc.detail,
             ) from exc
-    return plan.to_json(done=True)
+    result = plan.to_json(done=True)
+    if plan.put_back:
+        put = await asyncio.to_thread(_put_back, plan)
+        result["findings"] += [finding.to_json() for finding in put]
+        result["next"] += [finding.next for finding in put]
+    return result
+
+
+def _put_back(plan: RestorePlan) -> list[Finding]:
+    """Launch files to where they were. The node is restored already: what fails is a finding.
+
+    Nothing is overwritten, and nothing is put below a directory that isn't there: a unit without
+    systemd, a manifest without its folder, are for a person.
+    """
+    found = []
+    for item in plan.layout.launch:
+        original, restored = Path(item.original), plan.into / item.to
+        if item.there:
+            continue
+        words = ""
+        try:
+            if original.is_symlink() or original.exists():
+                words = f"another file stands at {original}; the restored one is {item.to}"
+            elif not original.parent.is_dir():
+                words = f"{original.parent} is not on this machine; restored as {item.to}"
+            else:
+                _copy_new(restored, original, 0o755 if item.executable else 0o644)
+        except OSError as exc:
+            words = f"{original} can't be written ({exc.strerror}); restored as {item.to}"
+        if words:
+            next = f"compare, then: install -D {restored} {original}"
+            found.append(Finding("launch file", words, next))
+    return found
+
+
+def _copy_new(source: Path, target: Path, mode: int) -> None:
+    temporary = target.with_name(f".{target.name}.keycairn-restore")
+    temporary.unlink(missing_ok=True)
+    with create_private(temporary, mode=mode) as out:
+        out.write(source.read_bytes())
+        sync(out)
+    try:
+        target.hardlink_to(temporary)  # Fails if somebody was faster; a rename would overwrite.
+    finally:
+        temporary.unlink()
+    fsync_path(target.parent)
 
 
 @contextmanager
@@ -199,22 +246,8 @@ async def _settle_database(plan: RestorePlan, staging: Path) -> None:
 
 
 def _receipt(plan: RestorePlan) -> BundleRow:
-    manifest = plan.bundle.manifest
-    return BundleRow(
-        sha256=plan.sha256,
-        location=str(plan.bundle.path.absolute()),
-        size=plan.bundle.payload_offset + manifest.payload_size,
-        created_us=manifest.created_us,
-        verified_us=plan.clock.now_us(),
-        level="trial",
-        keys=manifest.receipt_keys(),
-        detail={
-            "node": manifest.node,
-            "vault": manifest.vault,
-            "payload_sha256": manifest.payload_sha256.hex(),
-            "recipients": list(manifest.recipients),
-            "restored": True,
-        },
+    return receipt_of(
+        plan.bundle, plan.location, plan.sha256, plan.clock, level="trial", restored=True
     )
 
 

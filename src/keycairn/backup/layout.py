@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from keycairn.backup.collect import CONFIG, INDEX, Index, Origin
 from keycairn.backup.disk import CHUNK, open_regular
@@ -34,6 +35,11 @@ class Launch:
     to: str
     original: str
     there: bool  # an identical file still stands at the original place
+    executable: bool = False
+
+    def to_json(self, into: Path) -> dict[str, Any]:
+        """``{file, original, there}``."""
+        return {"file": str(into / self.to), "original": self.original, "there": self.there}
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def make_layout(
             continue
         to = safe_relative(_place(name, origin, new, elsewhere))
         if origin.role == "include" and origin.inside is None:
-            launch.append(Launch(str(to), origin.path, there[name]))
+            launch.append(Launch(str(to), origin.path, there[name], origin.executable))
         _put(placed, Placed(by_name[name], to, origin.executable))
     if rewriter.changes:
         _put(placed, Placed(by_name[CONFIG], safe_relative(f"{BESIDE}/node.toml.original")))

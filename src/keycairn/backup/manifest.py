@@ -1,14 +1,15 @@
 """The manifest: what a bundle is and holds, in the clear, public data only.
 
 Anybody can read it without a key; whoever knows the node's public key can tell that the node
-wrote it (docs/bundle-format.md gives every field).
+wrote it (docs/bundle-format.md gives every field). Written is format 2; format 1, which lacks
+what a comparison of all nodes' bundles needs, is still read.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from cryptography.exceptions import InvalidSignature
@@ -18,7 +19,9 @@ from keycairn.encoding import canonical_json, decode_hex, decode_json, encode, t
 from keycairn.errors import Code, KeycairnError
 from keycairn.vault.api import Identity
 
-FORMAT = 1
+FORMAT = 2
+#: Formats that are read. The first knew neither players, holders nor backup points.
+FORMATS = (1, FORMAT)
 KIND = "keycairn node bundle"
 MAX_MANIFEST = 64 << 20
 
@@ -46,11 +49,13 @@ class Part:
 
 @dataclass(frozen=True)
 class HeldKey:
-    """What the bundle holds of one key."""
+    """What the bundle holds of one key. Format 1 says nothing of holders and threshold."""
 
     generation: int
     record_hash: bytes
     state: str  # "pending" | "active"
+    holders: tuple[int, ...] = ()
+    threshold: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,28 @@ class PendingBatch:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A backup point: all nodes' bundles of one moment bear the same number and id."""
+
+    number: int
+    id: bytes  # 16 bytes, drawn by whoever asked for the point
+
+
+@dataclass(frozen=True)
+class History:
+    """Where the node's own history stood: era, number of entries, and head."""
+
+    era: int
+    length: int
+    head: bytes
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """See docs/bundle-format.md. Times in microseconds since the epoch, sizes in bytes."""
+    """See docs/bundle-format.md. Times in microseconds since the epoch, sizes in bytes.
+
+    ``players`` are the identity keys of all players as this node pins them, its own among them.
+    """
 
     keycairn: str
     vault: str
@@ -80,6 +105,13 @@ class Manifest:
     payload_sha256: bytes
     recipients: tuple[str, ...]
     not_inside: tuple[str, ...] = NOT_INSIDE
+    format: int = FORMAT
+    players: Mapping[int, bytes] = field(default_factory=dict)
+    threshold: int = 0
+    database: str = "sqlite"
+    tools: Mapping[str, str] = field(default_factory=dict)
+    point: Point | None = None
+    history: History | None = None
 
     def receipt_keys(self) -> dict[str, tuple[int, bytes]]:
         """Key id to (generation, record hash): what a receipt says is held."""
@@ -87,45 +119,64 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
-        return canonical_json(
-            {
-                "created_us": self.created_us,
-                "format": FORMAT,
-                "keycairn": self.keycairn,
-                "keys": {
-                    key_id: {
-                        "generation": held.generation,
-                        "record_hash": held.record_hash.hex(),
-                        "state": held.state,
-                    }
-                    for key_id, held in self.keys.items()
+        body: dict[str, Any] = {
+            "created_us": self.created_us,
+            "format": self.format,
+            "keycairn": self.keycairn,
+            "keys": {key_id: self._key(held) for key_id, held in self.keys.items()},
+            "kind": KIND,
+            "node": self.node,
+            "node_public_key": self.node_public_key.hex(),
+            "not_inside": list(self.not_inside),
+            "parts": [
+                {"name": p.name, "sha256": p.sha256.hex(), "size": p.size} for p in self.parts
+            ],
+            "payload": {
+                "encryption": "age",
+                "sha256": self.payload_sha256.hex(),
+                "size": self.payload_size,
+            },
+            "pending": [
+                {
+                    "batch_id": b.batch_id.hex(),
+                    "keys": list(b.keys),
+                    "missing": list(b.missing),
+                    "ready": list(b.ready),
+                }
+                for b in self.pending
+            ],
+            "policy": self.policy,
+            "recipients": list(self.recipients),
+            "vault": self.vault,
+        }
+        if self.format > 1:
+            body |= {
+                "database": self.database,
+                "history": None
+                if self.history is None
+                else {
+                    "era": self.history.era,
+                    "head": self.history.head.hex(),
+                    "length": self.history.length,
                 },
-                "kind": KIND,
-                "node": self.node,
-                "node_public_key": self.node_public_key.hex(),
-                "not_inside": list(self.not_inside),
-                "parts": [
-                    {"name": p.name, "sha256": p.sha256.hex(), "size": p.size} for p in self.parts
-                ],
-                "payload": {
-                    "encryption": "age",
-                    "sha256": self.payload_sha256.hex(),
-                    "size": self.payload_size,
-                },
-                "pending": [
-                    {
-                        "batch_id": b.batch_id.hex(),
-                        "keys": list(b.keys),
-                        "missing": list(b.missing),
-                        "ready": list(b.ready),
-                    }
-                    for b in self.pending
-                ],
-                "policy": self.policy,
-                "recipients": list(self.recipients),
-                "vault": self.vault,
+                "players": {str(i): key.hex() for i, key in self.players.items()},
+                "point": None
+                if self.point is None
+                else {"id": self.point.id.hex(), "number": self.point.number},
+                "threshold": self.threshold,
+                "tools": dict(self.tools),
             }
-        )
+        return canonical_json(body)
+
+    def _key(self, held: HeldKey) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "generation": held.generation,
+            "record_hash": held.record_hash.hex(),
+            "state": held.state,
+        }
+        if self.format > 1:
+            out |= {"holders": list(held.holders), "threshold": held.threshold}
+        return out
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
@@ -165,7 +216,34 @@ def _hash(value: Any, what: str) -> bytes:
     return decode_hex(value, length=32, what=what)
 
 
+def _read_later(body: Any) -> dict[str, Any]:
+    """The fields that format 1 lacks."""
+    history, point = body["history"], body["point"]
+    return {
+        "players": {int(i): _hash(key, "player") for i, key in body["players"].items()},
+        "threshold": _natural(body["threshold"], "threshold"),
+        "database": _text(body["database"], "database"),
+        "tools": {_text(k, "tool"): _text(v, "version") for k, v in body["tools"].items()},
+        "point": None
+        if point is None
+        else Point(
+            _natural(point["number"], "point"), decode_hex(point["id"], length=16, what="point id")
+        ),
+        "history": None
+        if history is None
+        else History(
+            _natural(history["era"], "era"),
+            _natural(history["length"], "length"),
+            _hash(history["head"], "head"),
+        ),
+    }
+
+
 def _read(cls: type[Manifest], body: Any) -> Manifest:
+    number = body["format"]
+    if type(number) is not int or number not in FORMATS:
+        _bad("it has another format than this keycairn reads")
+    later = number > 1
     parts = tuple(
         Part(check_part_name(p["name"]), _natural(p["size"], "size"), _hash(p["sha256"], "sha256"))
         for p in body["parts"]
@@ -177,6 +255,8 @@ def _read(cls: type[Manifest], body: Any) -> Manifest:
             _natural(held["generation"], "generation"),
             _hash(held["record_hash"], "record_hash"),
             _text(held["state"], "state"),
+            tuple(_natural(i, "holder") for i in held["holders"]) if later else (),
+            _natural(held["threshold"], "threshold") if later else 0,
         )
         for key_id, held in body["keys"].items()
     }
@@ -203,6 +283,8 @@ def _read(cls: type[Manifest], body: Any) -> Manifest:
         payload_sha256=_hash(body["payload"]["sha256"], "payload sha256"),
         recipients=tuple(_text(r, "recipient") for r in body["recipients"]),
         not_inside=tuple(_text(n, "not_inside") for n in body["not_inside"]),
+        format=number,
+        **(_read_later(body) if later else {}),
     )
 
 
@@ -217,17 +299,19 @@ def check_part_name(name: object) -> str:
     return name
 
 
-def sign_manifest(manifest: bytes, identity: Identity) -> bytes:
+def sign_manifest(manifest: bytes, identity: Identity, number: int = FORMAT) -> bytes:
     """64-byte Ed25519 signature of the manifest's bytes by the node's identity key."""
     key = Ed25519PrivateKey.from_private_bytes(identity.private.reveal())
-    return key.sign(encode(_SIGNED, FORMAT, manifest))
+    return key.sign(encode(_SIGNED, number, manifest))
 
 
-def check_signature(manifest: bytes, signature: bytes, public_key: bytes) -> None:
+def check_signature(
+    manifest: bytes, signature: bytes, public_key: bytes, number: int = FORMAT
+) -> None:
     """Raise E_STORE_INTEGRITY unless ``public_key`` signed exactly these manifest bytes."""
     try:
         key = Ed25519PublicKey.from_public_bytes(public_key)
-        key.verify(signature, encode(_SIGNED, FORMAT, manifest))
+        key.verify(signature, encode(_SIGNED, number, manifest))
     except (InvalidSignature, ValueError) as exc:
         raise KeycairnError(
             Code.STORE_INTEGRITY,

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from keycairn.backup.external import External, read_external
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.vault.policy import DEFAULT_REQUIRE
 
 MAX_CONFIG = 1 << 20
 SQLITE = "sqlite:///"
+OBJECT_STORES = ("s3://",)
 SECRET_SOURCES = ("secret_file", "secret_env", "secret_credential")
 
 
@@ -34,6 +36,11 @@ class Named:
     key: str
     path: Path
     inside: str | None
+
+
+def is_object_store(target: str) -> bool:
+    """Whether a target is an address (``s3://…``) and not a path."""
+    return target.startswith(OBJECT_STORES)
 
 
 def parse_config(data: bytes, where: str) -> dict[str, Any]:
@@ -98,6 +105,14 @@ class NodeFile:
         return value
 
     @property
+    def threshold(self) -> int:
+        """``[vault] threshold``: t of the vault's usual key."""
+        value = self._section("vault").get("threshold", 1)
+        if type(value) is not int or value < 1:
+            raise malformed("node.toml: [vault] `threshold` must be a number from 1")
+        return value
+
+    @property
     def require(self) -> str:
         """``[backup.policy] require`` as written."""
         policy = self._section("backup").get("policy", {})
@@ -138,8 +153,13 @@ class NodeFile:
         return self.named("anchor.directory", self._text("anchor", "directory", "anchor"))
 
     def targets(self) -> list[Named]:
-        """Directories that bundles are written to."""
-        return [self.named("backup.targets", t) for t in self._texts("backup", "targets")]
+        """Directories that bundles are written to; object stores are no places of this machine."""
+        texts = self._texts("backup", "targets")
+        return [self.named("backup.targets", t) for t in texts if not is_object_store(t)]
+
+    def externals(self) -> tuple[External, ...]:
+        """``[[backup.external]]``: what the node needs and the bundle can't hold."""
+        return read_external(self._section("backup").get("external", []))
 
     def includes(self) -> list[Named]:
         """Extra files and directories: launch scripts and the like."""
@@ -159,6 +179,19 @@ class NodeFile:
         """The section as written. It names the key and where it is; secrets are not in it."""
         return self._section("encryptor")
 
+    def encryptor_words(self) -> dict[str, str]:
+        """How the master secret is found again: ``kind``, ``source``, ``where``, and every other
+        setting of ``[encryptor]`` as text. Never the secret."""
+        kind, source, where = self.secret()
+        if source == "secret_file":
+            where = str(self.named("encryptor.secret_file", where).path)
+        rest = {
+            name: str(value)
+            for name, value in self.encryptor().items()
+            if name not in ("kind", source) and isinstance(value, (str, int))
+        }
+        return {"kind": kind, "source": source, "where": where, **rest}
+
     def secret_file(self) -> Path | None:
         """Where the master secret is expected, if it is a file."""
         _, source, value = self.secret()
@@ -176,12 +209,14 @@ class NodeFile:
     def files(self) -> list[Named]:
         """Every single file that the configuration names, but the master secret.
 
-        These are the keys that end in ``_file`` and ``[api] tls_*``.
+        These are the keys that end in ``_file``, ``[api] tls_*``, and ``tls_cert``, ``tls_key`` and
+        ``tls_ca`` of any section. A file may hold a chain of certificates.
         """
         found = []
         for key, value in _leaves(self.values):
             section, _, name = key.rpartition(".")
-            names_file = name.endswith("_file") or (section == "api" and name.startswith("tls_"))
+            names_file = name.endswith("_file") or name in ("tls_cert", "tls_key", "tls_ca")
+            names_file = names_file or (section == "api" and name.startswith("tls_"))
             if names_file and key != "encryptor.secret_file" and isinstance(value, str):
                 found.append(self.named(key, value))
         return sorted(found, key=lambda named: named.key)

@@ -28,9 +28,8 @@ from keycairn.backup.database import (
     check_sealed,
     report_findings,
 )
-from keycairn.backup.disk import (
-    scratch_directory,
-)
+from keycairn.backup.disk import scratch_directory
+from keycairn.backup.external import Checked, not_checked, refuse_failed, run_checks
 from keycairn.backup.layout import Layout, Placed, make_layout
 from keycairn.backup.machine import check_ports, check_target
 from keycairn.backup.rewrite import check_mapping
@@ -73,6 +72,9 @@ class RestorePlan:
         layout: where each part goes, and the new node.toml.
         report: what the database copy holds.
         opener: opens the database with the master secret, or None when it isn't here.
+        location: where the bundle is stored: a path, or an address in an object store.
+        external: the external items, with what their checks found.
+        put_back: launch files go back to where they were, too, if nothing stands there.
         steps: the first four steps, as found; the rest as planned.
         findings: what the operator should know.
     """
@@ -85,6 +87,10 @@ class RestorePlan:
     opener: Opener | None
     identity: SecretBytes
     clock: Clock
+    location: str
+    encryptor: Mapping[str, str]
+    external: tuple[Checked, ...]
+    put_back: bool
     steps: tuple[Step, ...]
     findings: tuple[Finding, ...]
     dry_run: bool
@@ -106,7 +112,7 @@ class RestorePlan:
                 f"{manifest.node} in their node.toml, then restart them"
             )
         return {
-            "bundle": str(self.bundle.path),
+            "bundle": self.location,
             "sha256": self.sha256,
             "node": manifest.node,
             "vault": manifest.vault,
@@ -119,6 +125,10 @@ class RestorePlan:
             "proofs_ok": as_json(self.report.proofs),
             "findings": [finding.to_json() for finding in self.findings],
             "changes": [change.to_json() for change in self.layout.changes],
+            "encryptor": dict(self.encryptor),
+            "external": [checked.to_json() for checked in self.external],
+            "launch": [item.to_json(self.into) for item in self.layout.launch],
+            "point": None if manifest.point is None else manifest.point.number,
             "next": list(dict.fromkeys([start, *told, *(f.next for f in self.findings if f.next)])),
         }
 
@@ -137,6 +147,9 @@ async def plan_restore(
     environ: Mapping[str, str] | None = None,
     dry_run: bool = False,
     scratch: Path | None = None,
+    location: str | None = None,
+    checks: bool = True,
+    put_back: bool = False,
 ) -> RestorePlan:
     """Check everything that a restore depends on.
 
@@ -148,6 +161,7 @@ async def plan_restore(
         rng: for the store that is opened.
         mapping: parsed mapping file (:mod:`keycairn.backup.rewrite`), or None.
         node_public_key: the node's identity key as its peers pin it; another signer is refused.
+            It may stand in the mapping instead. Without any only a dry run is possible.
         node: the player index that is expected; another node's bundle is refused.
         secret_file: the master secret, if it isn't where the configuration expects it.
         environ: process environment, for ``secret_env``.
@@ -159,10 +173,11 @@ async def plan_restore(
         KeycairnError: E_CONFLICT (another node's bundle, target not empty, live node, port in
             use), E_STORE_INTEGRITY (bundle damaged, wrong master secret), E_UNWRAP_FAILED (age
             identity), E_MALFORMED (no bundle, newer format, mapping), E_POLICY (newer schema,
-            secret file readable by others), E_UNAVAILABLE.
+            secret file readable by others, unknown signer), E_UNAVAILABLE (disk, external item).
     """
     into = Path(os.path.normpath(into.absolute()))
     mapped = check_mapping(mapping or {})
+    node_public_key = _pin(node_public_key, mapped.public_key)
     found = await asyncio.to_thread(read_bundle, bundle, node_public_key=node_public_key)
     manifest = found.manifest
     if node is not None and manifest.node != node:
@@ -173,6 +188,8 @@ async def plan_restore(
             next="use a bundle of this node; the node's number stands in the file's name",
         )
     sha256 = await asyncio.to_thread(check_hashes, found)
+    if node_public_key is None and not dry_run:
+        raise _unknown_signer(found)
     check_target(into, sha256)
     with scratch_directory(scratch, "keycairn-plan-") as directory:
         copy = directory / "node.db"
@@ -196,7 +213,20 @@ async def plan_restore(
             rng=rng,
             environ=environ,
         )
-        opened = await _try_secret(copy, report, with_secret)
+        # Not with an unknown signer: its configuration may name a service to take our secret to.
+        opened = None
+        if node_public_key is not None:
+            opened = await _try_secret(copy, report, with_secret)
+    items = inside.index.external or ()
+    if not checks or node_public_key is None:
+        why = "not checked: " + ("you said so" if not checks else "the signer is not known")
+        external = not_checked(items, why)
+    else:
+        variable = source.secret_env
+        given = {k: v for k, v in (environ or os.environ).items() if k != variable}
+        external = await run_checks(items, environ=given)
+        if not dry_run:
+            refuse_failed(external)
     ports = await asyncio.to_thread(check_ports, layout.config.listeners())
     if ports and not dry_run:
         raise KeycairnError(
@@ -214,6 +244,10 @@ async def plan_restore(
         opener=opened,
         identity=identity,
         clock=clock,
+        location=location or str(bundle),
+        encryptor=inside.index.encryptor,
+        external=tuple(external),
+        put_back=put_back,
         steps=(),
         findings=(),
         dry_run=dry_run,
@@ -230,6 +264,32 @@ def _encryptor(layout: Layout, secret_file: Path | None) -> EncryptorConfig:
 def _shown(config: EncryptorConfig) -> str:
     """The encryptor's secret in words: ``file /etc/keycairn/master.key``."""
     return config.source or f"encryptor {config.kind}"
+
+
+def _pin(given: bytes | None, mapped: bytes | None) -> bytes | None:
+    if given is not None and mapped is not None and given != mapped:
+        raise KeycairnError(
+            Code.CONFLICT,
+            "mapping file: player.public_key is not the key that the vault's own files name",
+            not_lost="Nothing was written.",
+            next="find out which is the node's: its peers' node.toml have it as public_key",
+        )
+    return given or mapped
+
+
+def _unknown_signer(bundle: Bundle) -> KeycairnError:
+    manifest = bundle.manifest
+    return KeycairnError(
+        Code.POLICY,
+        f"nothing here says who signed this bundle. It says that it is node {manifest.node}'s of "
+        f"vault {manifest.vault}, with the key {manifest.node_public_key.hex()}; anybody can write "
+        "that, and a forged configuration would be run",
+        not_lost="Nothing was written.",
+        next=f"compare with public_key of peer {manifest.node} in the node.toml of any other node; "
+        "then repeat with --public-key and that value, with --vault FILE, or with --peer-config "
+        "and the node.toml of a peer. A --dry-run needs none",
+        detail={"node": manifest.node, "public_key": manifest.node_public_key.hex()},
+    )
 
 
 async def _try_secret(copy: Path, report: DatabaseReport, opened: Opener) -> Opener | None:
@@ -262,7 +322,7 @@ def _findings(
                 "compare with [[peers]] public_key in a peer's node.toml",
             )
         )
-    if plan.opener is None:
+    if plan.opener is None and pinned:
         found.append(
             Finding(
                 "master secret",
@@ -282,8 +342,17 @@ def _findings(
                 "keycairn ers status",
             )
         )
+    for checked in plan.external:
+        if checked.answer != "ok":
+            found.append(
+                Finding(
+                    "external item",
+                    f"{checked.item.name} ({checked.item.where}): {checked.words}",
+                    checked.item.how,
+                )
+            )
     for item in plan.layout.launch:
-        if not item.there:
+        if not item.there and not plan.put_back:
             found.append(
                 Finding(
                     "launch file",
@@ -294,6 +363,15 @@ def _findings(
     return found
 
 
+def _external_step(plan: RestorePlan) -> list[Step]:
+    if not plan.external:
+        return []
+    answers = [checked.answer for checked in plan.external]
+    answer = "warn" if "failed" in answers else "skipped" if "not_checked" in answers else "ok"
+    words = "; ".join(f"{c.item.name} ({c.item.where}): {c.words}" for c in plan.external)
+    return [Step(2, "external items", answer, words)]
+
+
 def _steps(plan: RestorePlan, ports: list[Finding], source: EncryptorConfig) -> list[Step]:
     manifest, report = plan.bundle.manifest, plan.report
     proved = {
@@ -302,7 +380,10 @@ def _steps(plan: RestorePlan, ports: list[Finding], source: EncryptorConfig) -> 
             "warn",
             f"{_shown(source)} opens it; not every share could be proved, see findings",
         ),
-        Answer.CANT_TELL: ("skipped", f"{_shown(source)} is not here: no share was proved"),
+        Answer.CANT_TELL: (
+            "skipped",
+            f"{_shown(source)} is not here, or the signer is not known: no share was proved",
+        ),
     }[report.proofs]
     moved = len(plan.layout.changes)
     return [
@@ -314,6 +395,7 @@ def _steps(plan: RestorePlan, ports: list[Finding], source: EncryptorConfig) -> 
             f"{report.keys} keys checked",
         ),
         Step(2, "encryptor", *proved),
+        *_external_step(plan),
         Step(
             3,
             "machine",

@@ -8,6 +8,9 @@ peers by number::
     encryptor.secret_file = "/run/keycairn/master.key"
     peers.1 = "wss://10.0.0.6:9000"
 
+``player.public_key`` is no new value but a condition: the key that must have signed the bundle, as
+the node's peers pin it.
+
 Only addresses, places and sources of secrets can be mapped (:data:`MAPPABLE`). What decides over
 keys (operations, policy, pinned keys, allow-lists) comes from the bundle alone.
 """
@@ -23,7 +26,15 @@ from typing import Any, NoReturn
 
 import tomli_w
 
-from keycairn.backup.nodefile import SECRET_SOURCES, SQLITE, Named, NodeFile, parse_config
+from keycairn.backup.nodefile import (
+    SECRET_SOURCES,
+    SQLITE,
+    Named,
+    NodeFile,
+    is_object_store,
+    parse_config,
+)
+from keycairn.encoding.strict import decode_hex
 from keycairn.errors import Code, KeycairnError
 
 #: Keys that a mapping may set, with the type of their value.
@@ -48,6 +59,8 @@ MAPPABLE: dict[str, type] = {
     "management.listen": str,
     "player.identity_key_file": str,
 }
+#: Says who must have signed the bundle; changes nothing.
+PIN = "player.public_key"
 #: Places that are written by the restore itself, so they must lie in the node's directory.
 _WITHIN = ("database.url", "ers.store", "anchor.directory", "player.identity_key_file")
 
@@ -71,6 +84,7 @@ class Mapped:
 
     values: Mapping[str, Any]
     peers: Mapping[int, str]
+    public_key: bytes | None = None
 
 
 def _bad(message: str, key: str) -> NoReturn:
@@ -78,7 +92,7 @@ def _bad(message: str, key: str) -> NoReturn:
         Code.MALFORMED,
         f"mapping file: {message}",
         not_lost="Nothing was written.",
-        next=f"keys that can be mapped: {', '.join(MAPPABLE)}, peers.N",
+        next=f"keys that can be mapped: {', '.join(MAPPABLE)}, peers.N, {PIN}",
         detail={"key": key},
     )
 
@@ -92,6 +106,7 @@ def check_mapping(mapping: Mapping[str, Any]) -> Mapped:
     """A mapping as nested tables, or flat with dotted keys; E_MALFORMED as above."""
     values: dict[str, Any] = {}
     peers: dict[int, str] = {}
+    public_key: bytes | None = None
     for key, value in _flat(mapping):
         if key.startswith("peers."):
             _, number, *rest = key.split(".")
@@ -100,6 +115,9 @@ def check_mapping(mapping: Mapping[str, Any]) -> Mapped:
             if not isinstance(value, str) or not value or int(number) in peers:
                 _bad(f"{key} must be one address", key)
             peers[int(number)] = value
+            continue
+        if key == PIN:
+            public_key = decode_hex(value, length=32, what=f"mapping file: {PIN}")
             continue
         if key not in MAPPABLE:
             _bad(f"{key!r} can't be mapped", key)
@@ -110,7 +128,7 @@ def check_mapping(mapping: Mapping[str, Any]) -> Mapped:
         values[key] = value
     if sum(f"encryptor.{name}" in values for name in SECRET_SOURCES) > 1:
         _bad("only one source of the master secret can be set", "encryptor")
-    return Mapped(values, peers)
+    return Mapped(values, peers, public_key)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -238,15 +256,18 @@ class Rewriter:
         ):
             if name not in backup:
                 continue
+            places = iter(all_named)
             moved = [
-                self._moved(
-                    named,
-                    text,
-                    self._included.get(str(named.path)) if name == "include" else None,
-                )
-                for named, text in zip(all_named, backup[name], strict=True)
+                text
+                if name == "targets" and is_object_store(text)
+                else self._relocated(name, next(places), text)
+                for text in backup[name]
             ]
             self._set("backup", name, moved)
+
+    def _relocated(self, name: str, named: Named, text: str) -> str:
+        fallback = self._included.get(str(named.path)) if name == "include" else None
+        return self._moved(named, text, fallback)
 
     def _readdress(self, addresses: Mapping[int, str]) -> None:
         known = {peer.get("index"): peer for peer in self._values.get("peers", [])}

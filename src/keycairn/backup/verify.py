@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -29,6 +30,7 @@ from keycairn.backup.database import (
     report_findings,
 )
 from keycairn.backup.disk import create_private, disk_errors, scratch_directory
+from keycairn.backup.external import Checked, not_checked, run_checks
 from keycairn.backup.manifest import Manifest, Part
 from keycairn.backup.nodefile import MAX_CONFIG, NodeFile
 from keycairn.encoding import SecretBytes
@@ -61,6 +63,8 @@ class VerifyReport:
     not_checked: tuple[str, ...] = ()
     proofs: Answer = Answer.CANT_TELL
     findings: tuple[Finding, ...] = ()
+    external: tuple[Checked, ...] = ()
+    location: str = ""
 
     @property
     def signer_known(self) -> bool:
@@ -72,12 +76,14 @@ class VerifyReport:
         promises was checked, the signer among it."""
         manifest = self.manifest
         return {
-            "bundle": str(self.path),
+            "bundle": self.location or str(self.path),
             "sha256": self.sha256,
             "size": self.size,
             "keys": len(manifest.keys),
             "level": self.level,
-            "verified": self.signer_known and self.proofs is not Answer.NO,
+            "verified": self.signer_known
+            and self.proofs is not Answer.NO
+            and all(checked.answer != "failed" for checked in self.external),
             "node": manifest.node,
             "vault": manifest.vault,
             "node_public_key": manifest.node_public_key.hex(),
@@ -85,6 +91,8 @@ class VerifyReport:
             "proofs_ok": as_json(self.proofs),
             "not_checked": list(self.not_checked),
             "findings": [f.to_json() for f in self.findings],
+            "external": [checked.to_json() for checked in self.external],
+            "point": None if manifest.point is None else manifest.point.number,
         }
 
 
@@ -174,6 +182,8 @@ async def verify_bundle(
     opener: Opener | None = None,
     level: str = "hashes",
     scratch: Path | None = None,
+    location: str = "",
+    checks: bool = True,
 ) -> VerifyReport:
     """Verify a stored bundle, reading nothing but the stored file.
 
@@ -205,15 +215,30 @@ async def verify_bundle(
     open_points = [UNPINNED] if node_public_key is None else []
     if level == "manifest":
         points = (*open_points, NO_PAYLOAD)
-        return VerifyReport(path, level, bundle.manifest, size, None, points)
+        return VerifyReport(path, level, bundle.manifest, size, None, points, location=location)
     sha256 = await asyncio.to_thread(check_hashes, bundle)
     if level == "hashes" or identity is None:
         points = (*open_points, NO_IDENTITY)
-        return VerifyReport(path, level, bundle.manifest, size, sha256, points)
+        manifest = bundle.manifest
+        return VerifyReport(path, level, manifest, size, sha256, points, location=location)
     with scratch_directory(scratch, "keycairn-trial-") as directory:
-        report = await trial(bundle, identity, opener, directory)
+        report, index = await trial(bundle, identity, opener, directory)
     if opener is None:
         open_points.append(NO_SECRET)
+    items = index.external or ()
+    if checks and node_public_key is not None:
+        external = await run_checks(items, environ=os.environ)
+    else:
+        external = not_checked(items, "not checked: the signer is not known, or you said so")
+    findings = report_findings(report)
+    findings += [
+        Finding("external item", f"{c.item.name} ({c.item.where}): {c.words}", c.item.how)
+        for c in external
+        if c.answer == "failed"
+    ]
+    open_points += [
+        f"external item {c.item.name}: {c.words}" for c in external if c.answer == "not_checked"
+    ]
     return VerifyReport(
         path,
         level,
@@ -222,13 +247,15 @@ async def verify_bundle(
         sha256,
         tuple(open_points),
         report.proofs,
-        tuple(report_findings(report)),
+        tuple(findings),
+        tuple(external),
+        location,
     )
 
 
 async def trial(
     bundle: Bundle, identity: SecretBytes, opener: Opener | None, directory: Path
-) -> DatabaseReport:
+) -> tuple[DatabaseReport, Index]:
     """Unpack the database into ``directory`` and look into it (:mod:`keycairn.backup.database`)."""
     copy = directory / "node.db"
     inside = await asyncio.to_thread(look_inside, bundle, identity, copy)
@@ -236,4 +263,4 @@ async def trial(
     report = await asyncio.to_thread(check_plain, copy, bundle.manifest, found)
     if opener is not None:
         await check_sealed(copy, report, opener)
-    return report
+    return report, inside.index

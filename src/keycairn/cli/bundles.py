@@ -3,6 +3,8 @@ databases. Apart from the commands, which everybody starts, because it loads the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ from keycairn.backup import (
     parse_mapping,
     plan_restore,
     read_manifest,
+    stored,
     verify_bundle,
 )
 from keycairn.backup.manifest import Manifest
+from keycairn.backup.nodefile import is_object_store
+from keycairn.backup.rewrite import PIN
 from keycairn.cli.options import read_file
 from keycairn.client import OperatorClient, load_profile
 from keycairn.encoding import SecretBytes
@@ -44,81 +49,96 @@ def known_pin(config: Path | None, vault: Path | None, vault_id: str, node: int)
     return None
 
 
-def _manifest(bundle: Path) -> Manifest:
+@contextmanager
+def _stored(bundle: str) -> Iterator[tuple[Path, Manifest]]:
+    """The stored bundle as a file, and its manifest."""
     # A mistyped name is wrong use; E_UNAVAILABLE, about disks, is for a file that is there.
-    if not bundle.is_file():
+    if not is_object_store(bundle) and not Path(bundle).is_file():
         raise malformed(f"there is no file {bundle}")
-    return read_manifest(bundle)
+    with stored(bundle) as path:
+        yield path, read_manifest(path)
 
 
 async def verify_stored(
-    bundle: Path,
+    bundle: str,
     identity: Path | None,
     secret_file: Path | None,
     public_key: str | None,
     level: str | None,
     config: Path | None,
     vault: Path | None,
+    checks: bool = True,
 ) -> dict[str, Any]:
-    manifest = _manifest(bundle)
-    if public_key is not None:
-        pin: bytes | None = decode_hex(public_key, length=32, what="public key")
-    else:
-        pin = known_pin(config, vault, manifest.vault, manifest.node)
-    if secret_file is not None and identity is None:
-        raise malformed("--secret-file proves shares only in a trial: give --identity too")
-    opened = None
-    if secret_file is not None:
-        opened = opener(
-            SecretSource(secret_file=secret_file),
-            vault=manifest.vault,
-            node=manifest.node,
-            clock=SystemClock(),
-            rng=SystemRng(),
+    with _stored(bundle) as (path, manifest):
+        if public_key is not None:
+            pin: bytes | None = decode_hex(public_key, length=32, what="public key")
+        else:
+            pin = known_pin(config, vault, manifest.vault, manifest.node)
+        if secret_file is not None and identity is None:
+            raise malformed("--secret-file proves shares only in a trial: give --identity too")
+        opened = None
+        if secret_file is not None:
+            opened = opener(
+                SecretSource(secret_file=secret_file),
+                vault=manifest.vault,
+                node=manifest.node,
+                clock=SystemClock(),
+                rng=SystemRng(),
+            )
+        report = await verify_bundle(
+            path,
+            node_public_key=pin,
+            identity=None if identity is None else SecretBytes(read_file(identity, 1 << 16)),
+            opener=opened,
+            level=level or ("hashes" if identity is None else "trial"),
+            location=bundle,
+            checks=checks,
         )
-    report = await verify_bundle(
-        bundle,
-        node_public_key=pin,
-        identity=None if identity is None else SecretBytes(read_file(identity, 1 << 16)),
-        opener=opened,
-        level=level or ("hashes" if identity is None else "trial"),
-    )
     return report.to_json()
 
 
 async def restore_node(
-    bundle: Path,
+    bundle: str,
     into: Path,
     identity: Path,
+    *,
     mapping: Path | None,
     secret_file: Path | None,
     public_key: str | None,
     player: int | None,
     dry_run: bool,
     vault: Path | None,
+    peer_config: Path | None,
+    put_back: bool,
+    checks: bool,
 ) -> dict[str, Any]:
-    manifest = _manifest(bundle)
-    if public_key is not None:
-        pin: bytes | None = decode_hex(public_key, length=32, what="public key")
-    else:
-        pin = known_pin(None, vault, manifest.vault, manifest.node)
     mapped = None
     if mapping is not None:
         parsed = parse_mapping(read_file(mapping))
         mapped = {**parsed.values, **{f"peers.{i}": a for i, a in parsed.peers.items()}}
-    plan = await plan_restore(
-        bundle,
-        into=into,
-        identity=SecretBytes(read_file(identity, 1 << 16)),
-        clock=SystemClock(),
-        rng=SystemRng(),
-        mapping=mapped,
-        node_public_key=pin,
-        node=player,
-        secret_file=secret_file,
-        dry_run=dry_run,
-    )
-    return plan.to_json(done=False) if dry_run else await execute(plan)
+        if parsed.public_key is not None:
+            mapped[PIN] = parsed.public_key.hex()
+    with _stored(bundle) as (path, manifest):
+        if public_key is not None:
+            pin: bytes | None = decode_hex(public_key, length=32, what="public key")
+        else:
+            pin = known_pin(peer_config, vault, manifest.vault, manifest.node)
+        plan = await plan_restore(
+            path,
+            into=into,
+            identity=SecretBytes(read_file(identity, 1 << 16)),
+            clock=SystemClock(),
+            rng=SystemRng(),
+            mapping=mapped,
+            node_public_key=pin,
+            node=player,
+            secret_file=secret_file,
+            dry_run=dry_run,
+            location=bundle if is_object_store(bundle) else str(Path(bundle).absolute()),
+            checks=checks,
+            put_back=put_back,
+        )
+        return plan.to_json(done=False) if dry_run else await execute(plan)
 
 
 async def digest_of(config: NodeConfig) -> str:

@@ -31,6 +31,8 @@ def restore_command(home: Path, index: int, keys: Collection[str] = ()) -> str:
         shlex.quote(str(home)),
         "--identity",
         shlex.quote(str(identity)) if identity.exists() else "FILE",
+        "--vault",
+        shlex.quote(str(home.parent / "vault.toml")),
     ]
     return " ".join(words)
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from keycairn.backup.external import External, read_external
+from keycairn.backup.nodefile import is_object_store
+from keycairn.backup.retention import Keep, read_keep
+from keycairn.backup.schedule import Schedule, parse_schedule
+from keycairn.backup.targets import target_of
 from keycairn.curves import ED25519
 from keycairn.encryptors import EncryptorConfig, section_config
 from keycairn.errors import Code, KeycairnError
@@ -30,6 +36,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
 #: Environment variables that are test hooks (R-58).
 TEST_HOOKS = ("KEYCAIRN_CRASH_AT",)
 
+T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _HEX32 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -92,10 +99,13 @@ class Application:
 class Backup:
     """Bundles of this node, and the rule when a key may be used."""
 
-    targets: tuple[Path, ...]
+    targets: tuple[str, ...]  # absolute paths, and addresses of object stores
     include: tuple[Path, ...]
     recipients: tuple[str, ...]
-    keep: int
+    keep: Keep
+    external: tuple[External, ...]
+    schedule: Schedule | None
+    jitter_seconds: int
     require: str
     gate: tuple[str, ...]
 
@@ -202,6 +212,14 @@ def _refuse_hooks(config: NodeConfig, environment: Mapping[str, str]) -> None:
         )
 
 
+def judged(table: Table, read: Callable[[Any], T], value: Any) -> T:
+    """Have a lower floor read a value; its refusal names this file and table."""
+    try:
+        return read(value)
+    except KeycairnError as exc:
+        table.bad(exc.message.removeprefix("[backup] "), code=exc.code, hint=exc.next)
+
+
 class _Reader:
     """Reads the sections one after the other; keeps the base directory for paths."""
 
@@ -272,6 +290,11 @@ class _Reader:
 
     def path(self, text: str) -> Path:
         return Path(os.path.normpath(self.home / text))
+
+    def target(self, text: str) -> str:
+        if is_object_store(text):
+            return target_of(text).place
+        return str(self.path(text))
 
     def name(self, table: Table, key: str) -> str:
         value = table.text(key)
@@ -449,29 +472,31 @@ class _Reader:
         targets = table.texts("targets")
         include = table.texts("include")
         recipients = table.texts("recipients")
-        external = table.texts("external")
-        schedule = table.text("schedule", "")
-        keep = table.integer("keep", 10, low=1, high=100_000)
+        external = judged(table, read_external, table.value("external", []))
+        schedule = table.optional("schedule")
+        jitter = table.integer("jitter_seconds", 300, low=0, high=86_400)
+        keep = judged(table, read_keep, table.value("keep", 10))
         policy = table.table("policy")
         require = policy.text("require", DEFAULT_REQUIRE)
         gate = policy.texts("gate", ("address", "sign"))
         policy.finish()
         table.finish()
-        if schedule or external:
-            table.bad(
-                "sets `schedule` or `external`, which this version does not act on",
-                code=Code.POLICY,
-                hint="remove the line and run `keycairn backup create` from cron",
-            )
         parse(require)
         parse_gate(gate)
         if recipients and not targets:
             table.bad("names `recipients` but no `targets` to write bundles to")
+        if schedule is not None and not recipients:
+            table.bad(
+                "sets `schedule`, but no bundle can be made without `targets` and `recipients`"
+            )
         return Backup(
-            targets=tuple(self.path(t) for t in targets),
+            targets=tuple(judged(table, self.target, t) for t in targets),
             include=tuple(self.path(i) for i in include),
             recipients=recipients,
             keep=keep,
+            external=external,
+            schedule=None if schedule is None else judged(table, parse_schedule, schedule),
+            jitter_seconds=jitter,
             require=require,
             gate=gate,
         )

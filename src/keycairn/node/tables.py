@@ -82,6 +82,10 @@ class Table:
             self.bad(f"`{key}` must be {_NAMES[kind]}")
         return value
 
+    def value(self, key: str, default: Any) -> Any:
+        """Whatever stands there; the caller judges it."""
+        return self._left.pop(key, default)
+
     def text(self, key: str, default: str = _REQUIRED) -> str:
         """A string without control characters."""
         value: str = self._take(key, str, default)

@@ -97,6 +97,7 @@ class Keys:
         self._signer = signer
         self._clock = clock
         self._activated = asyncio.Condition()
+        self.unreadable: set[str] = set()
         exchange.on(ReadyNote, self._ready_note)
 
     # -- creation --------------------------------------------------------------------------
@@ -331,6 +332,7 @@ class Keys:
             self._policy,
             documents=await self._store.documents(row.record.key_id),
             bundles=await self._store.bundles(),
+            unreadable=self.unreadable,
         )
 
     async def coverages(self, rows: Sequence[KeyRow]) -> Sequence[KeyCoverage]:
@@ -338,7 +340,14 @@ class Keys:
         documents = await self._store.documents()
         bundles = await self._store.bundles()
         return [
-            key_coverage(row, self._policy, documents=documents, bundles=bundles) for row in rows
+            key_coverage(
+                row,
+                self._policy,
+                documents=documents,
+                bundles=bundles,
+                unreadable=self.unreadable,
+            )
+            for row in rows
         ]
 
     async def view(self, row: KeyRow) -> KeyView:

@@ -179,6 +179,12 @@ class NodeService:
         )
         self.started_us = 0
 
+    @property
+    def unreadable(self) -> set[str]:
+        """SHA-256 of stored evidence that nobody can look at now; whoever looks keeps it. What is
+        in here counts as "can't tell"."""
+        return self._keys.unreadable
+
     # -- life ------------------------------------------------------------------------------
 
     async def start(self) -> None:

@@ -21,6 +21,9 @@ from keycairn.cli.output import output
 from keycairn.errors import KeycairnError
 
 _PARTIAL = 7
+SkipChecks = Annotated[
+    bool, typer.Option("--skip-checks", help="don't run the checks of external items")
+]
 _LATER = "comes with a later version"
 
 
@@ -44,7 +47,10 @@ def register(app: typer.Typer) -> None:
             f"node {m['node']}: {m['bundle']} ({m['size']} bytes, {m['keys']} keys, verified)"
             for m in made.values()
         ]
-        return _report(list(made.values()), failed, "bundles", config, lines)
+        away = [f for m in made.values() for f in m.get("failed", ())]
+        lines += [f"{f['target']}: FAILED, {f['message']} [{f['code']}]" for f in away]
+        code = _report(list(made.values()), failed, "bundles", config, lines)
+        return _PARTIAL if away else code
 
     @command(backup, "list")
     def list_(
@@ -58,7 +64,7 @@ def register(app: typer.Typer) -> None:
 
     @command(backup, "verify")
     def verify(
-        bundle: Annotated[Path, typer.Argument(help="the stored bundle")],
+        bundle: Annotated[str, typer.Argument(help="the stored bundle: a path, or s3://…")],
         identity: Annotated[
             Path | None, typer.Option("--identity", help="age identity; makes a trial possible")
         ] = None,
@@ -73,14 +79,24 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--level", help="manifest, hashes or trial (default with --identity)"),
         ] = None,
+        skip_checks: SkipChecks = False,
         config: ConfigOption = None,
         vault: VaultOption = None,
-    ) -> None:
-        """Verify a stored bundle, reading nothing but the stored file."""
+    ) -> int:
+        """Verify a stored bundle, reading nothing but the stored file.
+
+        A trial also runs the checks of the external items, if the signer is known. Exit code 7 if
+        one of them, or the proof of a share, fails.
+        """
         from keycairn.cli.bundles import verify_stored
 
-        work = verify_stored(bundle, identity, secret_file, public_key, level, config, vault)
-        output.result(asyncio.run(work))
+        work = verify_stored(
+            bundle, identity, secret_file, public_key, level, config, vault, not skip_checks
+        )
+        result = asyncio.run(work)
+        output.result(result)
+        failed = any(item["answer"] == "failed" for item in result["external"])
+        return _PARTIAL if failed or result["proofs_ok"] is False else 0
 
 
 def _report(

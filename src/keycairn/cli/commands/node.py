@@ -80,7 +80,7 @@ def register(app: typer.Typer) -> None:
 
     @command(node, "restore")
     def restore(
-        bundle: Annotated[Path, typer.Argument(help="a bundle of the node")],
+        bundle: Annotated[str, typer.Argument(help="a bundle of the node: a path, or s3://…")],
         into: Annotated[Path, typer.Option("--into", help="the node's directory, absent or empty")],
         identity: Annotated[
             Path, typer.Option("--identity", help="age identity that opens the bundle")
@@ -98,6 +98,17 @@ def register(app: typer.Typer) -> None:
         player: Annotated[
             int | None, typer.Option("--node", parser=whole, help="refuse bundles of other nodes")
         ] = None,
+        peer_config: Annotated[
+            Path | None,
+            typer.Option("--peer-config", help="node.toml of a peer, for the node's pin"),
+        ] = None,
+        put_back: Annotated[
+            bool,
+            typer.Option("--put-back", help="launch files to where they were, if none is there"),
+        ] = False,
+        skip_checks: Annotated[
+            bool, typer.Option("--skip-checks", help="don't run the checks of external items")
+        ] = False,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="check everything, write nothing")
         ] = False,
@@ -114,11 +125,25 @@ def register(app: typer.Typer) -> None:
         from keycairn.cli.bundles import restore_node
 
         work = restore_node(
-            bundle, into, identity, mapping, secret_file, public_key, player, dry_run, vault
+            bundle,
+            into,
+            identity,
+            mapping=mapping,
+            secret_file=secret_file,
+            public_key=public_key,
+            player=player,
+            dry_run=dry_run,
+            vault=vault,
+            peer_config=peer_config,
+            put_back=put_back,
+            checks=not skip_checks,
         )
         with output.working("restoring"):
             result = asyncio.run(work)
         lines = [f"{s['step']}. {s['name']}: {s['answer']}, {s['words']}" for s in result["steps"]]
-        lines += [f"finding: {f}" for f in result["findings"]]
+        lines += [f"external: {e['name']}, {e['where']}: {e['words']}" for e in result["external"]]
+        lines += [f"launch file: {x['original']} as {x['file']}" for x in result["launch"]]
+        lines += [f"change: {c['key']} = {c['to']}" for c in result["changes"]]
+        lines += [f"finding: {f['words']}" for f in result["findings"]]
         lines += [f"next: {n}" for n in result["next"]]
         output.result(result, "\n".join(lines))
