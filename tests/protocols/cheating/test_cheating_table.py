@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest import mock
@@ -149,6 +150,18 @@ def test_places_are_the_rounds_that_the_protocol_runs(scene: str) -> None:
 def test_the_page_is_what_the_table_says() -> None:
     """If not: python tests/protocols/cheating/make_table.py"""
     assert make_table.PAGE.read_text(encoding="utf-8") == make_table.page()
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    tests = make_table.ROOT / "tests"
+    written = {
+        name
+        for file in tests.rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))
+    }
+    named = set(re.findall(r"`(test_\w+)`", make_table.PAGE.read_text(encoding="utf-8")))
+    assert len(named) > 40
+    assert named - written == set()
 
 
 # -- the table can fail ---------------------------------------------------------------------------
