@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from keycairn.client.connection import KeptConnections
 from keycairn.encoding.strict import decode_json
 from keycairn.errors import Abort, Certainty, Code, KeycairnError
 
@@ -52,11 +53,13 @@ class JsonClient:
             base_url=url,
             headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"},
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
-            verify=_tls(ca) if url.startswith("https:") else True,
             # No proxy out of the environment, no redirect: the key goes to this node only.
             trust_env=False,
             follow_redirects=False,
-            transport=transport,
+            transport=transport
+            or KeptConnections(
+                _tls(ca) if url.startswith("https:") else None, max_answer=_MAX_ANSWER
+            ),
         )
 
     async def __aenter__(self: Self) -> Self:

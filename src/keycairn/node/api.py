@@ -81,7 +81,7 @@ def build_api(
     keys = ApiKeys(applications)
     install_errors(app, node)
 
-    def caller(request: Request) -> str:
+    async def caller(request: Request) -> str:
         name = keys.application(bearer(request))
         request.scope.setdefault("state", {})["application"] = name
         return name

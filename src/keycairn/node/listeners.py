@@ -8,9 +8,11 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.config import Address, Api
@@ -58,6 +60,51 @@ def bind(address: Address, section: str, node: int) -> socket.socket:
     return sock
 
 
+class _OnePiece(asyncio.Transport):
+    """A transport that writes what one step of the loop gave it at once: an answer's head and body
+    are one packet and one system call, not two."""
+
+    def __init__(self, inner: asyncio.Transport) -> None:
+        super().__init__()
+        self._inner = inner
+        self._waiting: list[bytes | bytearray | memoryview] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append(data)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting and not self._inner.is_closing():
+            self._inner.write(b"".join(waiting))
+
+    def close(self) -> None:
+        self._flush()
+        self._inner.close()
+
+    def abort(self) -> None:
+        self._waiting.clear()
+        self._inner.abort()
+
+    def is_closing(self) -> bool:
+        return self._inner.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._inner.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._inner.resume_reading()
+
+
+class _Protocol(H11Protocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_OnePiece(transport))
+
+
 class Listener:
     """One uvicorn server on one socket."""
 
@@ -71,7 +118,7 @@ class Listener:
             date_header=False,
             proxy_headers=False,
             ws="none",
-            http="h11",
+            http=_Protocol,
             h11_max_incomplete_event_size=16 << 10,
             timeout_graceful_shutdown=GRACE_SECONDS,
             ssl_certfile=None if api is None else api.tls_cert,

@@ -65,7 +65,7 @@ def build_management(
         places: directories that need free space.
     """
 
-    def operator(request: Request) -> None:
+    async def operator(request: Request) -> None:
         if not hmac.compare_digest(bearer(request).encode(), token.encode()):
             raise not_authenticated()
 
@@ -167,13 +167,13 @@ def build_management(
     return app
 
 
-def _player(index: str) -> int:
+async def _player(index: str) -> int:
     if not _PLAYER.match(index):
         raise KeycairnError(Code.BAD_INDEX, "a player is a number from 1 to 255")
     return int(index)
 
 
-def _spki_hash(sha256: str) -> str:
+async def _spki_hash(sha256: str) -> str:
     if not _SHA256.match(sha256):
         raise KeycairnError(Code.NOT_FOUND, "no such key on this node's allow-list")
     return sha256
