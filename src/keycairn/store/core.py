@@ -46,6 +46,8 @@ _ERRORS = (SQLAlchemyError, OSError, UnicodeDecodeError)
 
 #: Most writes that share one transaction.
 GROUP = 64
+#: Seconds that a write without hurry waits for others to share its transaction with.
+PATIENCE = 0.05
 
 Work = Callable[[Transaction], Coroutine[Any, Any, T]]
 
@@ -79,6 +81,7 @@ class SqlCore(ABC):
         self._lock = asyncio.Lock()  # held by the transaction, long scan or snapshot that runs
         self._queue: deque[_Queued] = deque()
         self._flusher: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._closed = False
         self._damaged: dict[tuple[str, str], DamagedRow] = {}
         #: Spend counters that may stand in the database; empty: none was read or written yet.
@@ -117,13 +120,29 @@ class SqlCore(ABC):
 
     # -- running work --------------------------------------------------------------------------
 
-    async def _write(self, work: Work[T], *, anew: bool = False) -> T:
+    async def _write(self, work: Work[T], *, anew: bool = False, hurry: bool = True) -> T:
+        """Queue a write; returns when it is durable.
+
+        Args:
+            anew: see :class:`_Queued`.
+            hurry: False: it may wait a moment for a write that has to be made anyway.
+        """
         self._require_open()
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
         self._queue.append(_Queued(work, anew, done))
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush())
+        if hurry:
+            self._hurry()
+        elif self._later is None:
+            self._later = loop.call_later(PATIENCE, self._hurry)
         return await asyncio.shield(done)
+
+    def _hurry(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if self._queue and (self._flusher is None or self._flusher.done()):
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
 
     async def _flush(self) -> None:
         while self._queue:
@@ -248,6 +267,7 @@ class SqlCore(ABC):
     async def close(self) -> None:
         """Carry out the writes that wait, then drop all connections. Idempotent."""
         self._closed = True
+        self._hurry()
         if self._flusher is not None:
             await self._flusher
         async with self._lock:

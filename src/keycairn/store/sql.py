@@ -184,7 +184,7 @@ class SqlStore(SqlKeys):
         )
         return None if found is None else codec.request_from_row(found.require())
 
-    async def put_request(self, row: RequestRow) -> None:
+    async def put_request(self, row: RequestRow, *, hurry: bool = True) -> None:
         values = codec.request_to_row(row)
 
         async def work(tx: Transaction) -> None:
@@ -196,7 +196,7 @@ class SqlStore(SqlKeys):
                 request_hash=row.request_hash,
             )
 
-        await self._write(work)
+        await self._write(work, hurry=hurry)
 
     async def put_ban(self, row: BanRow) -> None:
         async def work(tx: Transaction) -> None:

@@ -164,6 +164,7 @@ class NodeService:
                 rng,
             ),
             clock=clock,
+            spawn=self._exchange.spawn,
         )
         self._refreshes = Refreshes(store, self._sessions)
         self._ers_keys = ErsKeys(params, store, clock, rng)

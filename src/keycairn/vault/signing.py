@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,12 @@ from keycairn.encoding import tag
 from keycairn.errors import Code, KeycairnError, PeerAborted, malformed
 from keycairn.ports import Clock
 from keycairn.protocols.durable import Ban, Spend
+from keycairn.protocols.record import KeyShare
 from keycairn.vault.api import Sign, Signature, VaultParameters
 from keycairn.vault.claims import Claims
-from keycairn.vault.coverage import gate
+from keycairn.vault.coverage import KeyCoverage, gate
 from keycairn.vault.jobs import EcdsaJob, FrostJob, Job, check_shape
-from keycairn.vault.keys import Keys
+from keycairn.vault.keys import Keys, not_found
 from keycairn.vault.ports import KeyRow, RequestRow, SpendRow, Store
 from keycairn.vault.sessions import Sessions, check_names
 from keycairn.vault.setups import SetupBook
@@ -24,6 +26,18 @@ from keycairn.vault.setups import SetupBook
 _REQUEST = tag("request/sign")
 #: From so many items on, paths are derived in a thread.
 _MANY = 4
+#: A key that signs is read again after so many seconds, so many keys at once. Nothing may change
+#: meanwhile but its evidence, which need not be noticed sooner.
+_HOT_SECONDS, _HOT = 1.0, 256
+
+
+@dataclass(frozen=True)
+class _Hot:
+    """A key that has just been asked for."""
+
+    row: KeyRow
+    coverage: KeyCoverage
+    key: KeyShare
 
 
 class SigningJournal:
@@ -69,7 +83,11 @@ class SigningJournal:
 
 
 class Signing:
-    """Signs for applications."""
+    """Signs for applications.
+
+    Args:
+        spawn: runs work in the background.
+    """
 
     def __init__(
         self,
@@ -82,7 +100,12 @@ class Signing:
         keys: Keys,
         claims: Claims,
         clock: Clock,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
+        self._spawn = spawn
+        self._hot: dict[str, _Hot] = {}
+        #: Results on their way to the disk, by application and place.
+        self._settling: dict[tuple[str, str], RequestRow] = {}
         self._params = params
         self._store = store
         self._sessions = sessions
@@ -97,8 +120,8 @@ class Signing:
         """See ``Service.sign``."""
         names = request.names
         check_names(names, self._params.players)
-        row = await self._keys.of(application, request.key_id)
-        record = row.record
+        hot = await self._look_up(application, request.key_id)
+        row, record = hot.row, hot.row.record
         check_shape(record, request)
         explicit = _presignature(request)
         record.check_signers(names.players)
@@ -117,12 +140,8 @@ class Signing:
                 not_lost="This node keeps its share.",
                 next="start the missing nodes; keycairn key list shows pending keys",
             )
-        gate(
-            "sign",
-            await self._keys.coverage(row),
-            frozenset(self._params.gate),
-            node=self._params.index,
-        )
+        gate("sign", hot.coverage, frozenset(self._params.gate), node=self._params.index)
+        self._keep(hot)
         # Not the presignature: a repeated request takes another one, or none.
         hashed = hash_of(
             _REQUEST,
@@ -131,27 +150,61 @@ class Signing:
             request.taproot,
         )
 
+        place = f"sign/{names.request_id}"
+
         async def work() -> tuple[Signature, ...]:
-            done = await self._store.request(application, f"sign/{names.request_id}")
+            done = self._settling.get((application, place))
+            done = done or await self._store.request(application, place)
             if done is not None:
                 found = _from_row(done, hashed)
                 # A signer that has no result yet needn't wait for this one.
                 await self._sessions.decline(names, Code.CONFLICT)
                 return found
             with self._sessions.admitted():
-                result = await self._run(row, request, explicit)
-            saved = RequestRow(application, f"sign/{names.request_id}", hashed, _to_json(result))
-            await self._store.put_request(saved)
+                result = await self._run(hot, request, explicit)
+            self._settle(RequestRow(application, place, hashed, _to_json(result)))
             return result
 
         return await self._sessions.once(application, "sign", names, hashed, work)
 
-    async def _run(
-        self, row: KeyRow, request: Sign, explicit: bytes | None
-    ) -> tuple[Signature, ...]:
+    async def _look_up(self, application: str, key_id: str) -> _Hot:
+        """The key, its evidence and its share; for a second from memory if it may sign."""
+        hot = self._hot.get(key_id)
+        if hot is None:
+            row = await self._keys.of(application, key_id)
+            coverage = await self._keys.coverage(row)
+            hot = _Hot(row, coverage, await self._store.key_share(key_id))
+        elif hot.row.application != application:
+            raise not_found()
+        return hot
+
+    def _keep(self, hot: _Hot) -> None:
+        key_id = hot.row.record.key_id
+        if key_id not in self._hot and len(self._hot) < _HOT:
+            self._hot[key_id] = hot
+            asyncio.get_running_loop().call_later(_HOT_SECONDS, self._hot.pop, key_id, None)
+
+    def _settle(self, row: RequestRow) -> None:
+        """Make a result durable, with the next write that hurries.
+
+        The signatures needn't wait for it: their spends are durable. After a crash in between, the
+        repeated request takes new presignatures (R-02).
+        """
+        place = (row.application, row.request_id)
+        self._settling[place] = row
+
+        async def save() -> None:
+            try:
+                await self._store.put_request(row, hurry=False)
+            finally:
+                del self._settling[place]
+
+        self._spawn(save())
+
+    async def _run(self, hot: _Hot, request: Sign, explicit: bytes | None) -> tuple[Signature, ...]:
         self._sessions.refuse_banned(request.names.players)
-        job = await self._job(request)
-        taken = await self._claims.take(row, job, explicit)
+        job = await self._job(request, hot.key)
+        taken = await self._claims.take(hot.row, job, explicit)
         journal = self._journal(job.paths)
         if taken is None:
             made = await self._sessions.run(job.full_spec(), job.full, journal, public=False)
@@ -173,8 +226,7 @@ class Signing:
         self.signed["pool"] += len(made)
         return tuple(job.signature(m) for m in made)
 
-    async def _job(self, request: Sign) -> Job:
-        key = await self._store.key_share(request.key_id)
+    async def _job(self, request: Sign, key: KeyShare) -> Job:
         index, vault = self._params.index, self._params.vault_id
         make: Callable[[], Job]
         if key.record.scheme != "ecdsa":
