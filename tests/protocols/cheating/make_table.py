@@ -32,7 +32,7 @@ _BLAMED = {CHEATER: "4", OTHERS: "one of the others", NOBODY: "nobody"}
 FAMILIES: Final = {
     "Key generation": ("keygen ed25519", "keygen secp256k1"),
     "Pair setup": ("pair-setup",),
-    "DKLs23: presign and sign in one session": ("dkls23/sign",),
+    "DKLs23: presign and sign in one session": ("dkls23/sign", "dkls23/sign p256"),
     "DKLs23: presign": ("dkls23/presign",),
     "DKLs23: sign with presignatures": ("dkls23/use",),
     "FROST: draw nonces and sign in one session": ("frost/sign ed25519", "frost/sign bip340"),

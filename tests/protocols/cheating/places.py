@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from keycairn.curves import ED25519, SECP256K1, Group
+from keycairn.curves import ED25519, P256, SECP256K1, Group
 from keycairn.errors import Code
 from keycairn.protocols import ers_session, keygen, setup
 from keycairn.protocols.dkls23 import messages as dkls
@@ -170,11 +170,11 @@ def _setup() -> list[Place]:
     ]
 
 
-def _presign() -> list[Place]:
+def _presign(group: Group = SECP256K1) -> list[Place]:
     """docs/protocols/dkls23.md, "Who is blamed for what"; design: the table of trials."""
 
     def chunks(content: str, value: Finding, column: bool = True) -> Field:
-        return Field(Shape(content, 1, column=column), value)
+        return Field(Shape(content, 1, group, column), value)
 
     return [
         Place(dkls.Commit, "broadcast", {"commitment": _hash(COMMIT)}, echo=True),
@@ -191,8 +191,8 @@ def _presign() -> list[Place]:
             dkls.Opening,
             "broadcast",
             {
-                "nonce_points": Field(Shape("point", column=True), COMMIT),
-                "key_points": Field(Shape("point", column=True), COMMIT),
+                "nonce_points": Field(Shape("point", 0, group, column=True), COMMIT),
+                "key_points": Field(Shape("point", 0, group, column=True), COMMIT),
                 "commitments": Field(Shape("opaque"), COMMIT),
                 "salt": _hash(COMMIT),
             },
@@ -214,8 +214,8 @@ def _presign() -> list[Place]:
     ]
 
 
-def _ecdsa() -> list[Place]:
-    number = Field(Shape("scalar", column=True), PARTIAL, length=SCALAR)
+def _ecdsa(group: Group = SECP256K1) -> list[Place]:
+    number = Field(Shape("scalar", 0, group, column=True), PARTIAL, length=SCALAR)
     return [
         Place(dkls.Reveal, "broadcast", {"nu": Field(Shape("opaque"), COMMIT)}, spent="before"),
         Place(dkls.Partial, "broadcast", {"w": number, "u": number}, last=True, spent="before"),
@@ -250,6 +250,7 @@ PLACES: Final[dict[str, list[Place]]] = {
     "keygen secp256k1": _keygen(SECP256K1),
     "pair-setup": _setup(),
     "dkls23/sign": [*_presign(), *_ecdsa()],
+    "dkls23/sign p256": [*_presign(P256), *_ecdsa(P256)],
     "dkls23/presign": _presign(),
     "dkls23/use": _ecdsa()[1:],
     "frost/sign ed25519": [_nonces(ED25519, FINAL), _responses(ED25519)],

@@ -146,6 +146,7 @@ def _keys() -> dict[str, dict[int, KeyShare]]:
         chained[i] = KeyShare(record, i, share.share, SecretBytes(bytes(32)))
     return {
         "ecdsa": deal("secp256k1", 5, 2),
+        "p256": deal("p256", 5, 2),
         "ed25519": deal("ed25519", 5, 2, scheme="schnorr"),
         "bip340": deal("secp256k1", 5, 2, scheme="schnorr"),
         "ers": chained,
@@ -189,7 +190,8 @@ async def _pair_setup(stage: Stage, players: tuple[int, ...]) -> dict[int, Outco
         return made
     stage.setups[first][last] = made[first].result
     stage.setups[last][first] = made[last].result
-    return await ecdsa(stage, players)
+    signed: dict[int, Outcome] = await _ecdsa_sign("ecdsa")(stage, players)
+    return signed
 
 
 # -- ECDSA ---
@@ -220,16 +222,19 @@ def _ecdsa_spec(
     return SessionSpec(name, protocol, dkls23.VERSION, VAULT, players, params, bindings)
 
 
-async def ecdsa(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
-    """Presign and sign in one session: two digests, one of them for a derived child."""
-    held, name = stage.keys["ecdsa"], stage.name()
-    record = held[1].record
-    params = dkls23.SignParams("r", record.key_id, record.hash, _ITEMS)
-    outcomes = await stage.run(
-        {i: _ecdsa_spec(stage, i, players, name, dkls23.NAME, params) for i in players},
-        lambda i: lambda party: dkls23.sign_full(party, held[i], stage.setups[i], _REQUESTS),
-    )
-    return _verified(record, outcomes)
+def _ecdsa_sign(kind: str) -> Scene:
+    async def scene(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
+        """Presign and sign in one session: two digests, one of them for a derived child."""
+        held, name = stage.keys[kind], stage.name()
+        record = held[1].record
+        params = dkls23.SignParams("r", record.key_id, record.hash, _ITEMS)
+        outcomes = await stage.run(
+            {i: _ecdsa_spec(stage, i, players, name, dkls23.NAME, params) for i in players},
+            lambda i: lambda party: dkls23.sign_full(party, held[i], stage.setups[i], _REQUESTS),
+        )
+        return _verified(record, outcomes)
+
+    return scene
 
 
 async def _ecdsa_presign(stage: Stage, players: tuple[int, ...]) -> dict[int, Outcome]:
@@ -397,7 +402,8 @@ SCENES: Mapping[str, Setting] = {
         _keygen("secp256k1", "ecdsa"), EVERYBODY, _HOLDERS, _HOLDERS, books=False
     ),
     "pair-setup": Setting(_pair_setup, SIGNERS, HONEST, (1,)),
-    "dkls23/sign": Setting(ecdsa, SIGNERS, HONEST, (1, 3)),
+    "dkls23/sign": Setting(_ecdsa_sign("ecdsa"), SIGNERS, HONEST, (1, 3)),
+    "dkls23/sign p256": Setting(_ecdsa_sign("p256"), SIGNERS, HONEST, (1, 3)),
     "dkls23/presign": Setting(_ecdsa_presign, SIGNERS, HONEST, (1, 3)),
     "dkls23/use": Setting(_ecdsa_use, SIGNERS, HONEST, (1, 3)),
     "frost/sign ed25519": Setting(_frost_sign("ed25519"), SIGNERS, HONEST, (1, 3)),

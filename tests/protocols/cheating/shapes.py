@@ -91,6 +91,15 @@ _NO_POINTS: Final[dict[str, dict[str, bytes]]] = {
             "037cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc47669978"
         ),
     },
+    "p256": {
+        "zeros": bytes(33),
+        "ones": b"\xff" * 33,
+        "off the curve": bytes([2]) + (4).to_bytes(32, "big"),
+        "x = p": bytes([2]) + (2**256 - 2**224 + 2**192 + 2**96 - 1).to_bytes(32, "big"),
+        "a point of secp256k1": bytes.fromhex(
+            "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
+        ),
+    },
     "ed25519": {
         "zeros": bytes(32),
         "ones": b"\xff" * 32,
@@ -121,8 +130,8 @@ def _contents(shape: Shape) -> Iterator[tuple[str, Kind, Bytes]]:
     group, size = shape.group, shape.size
     yield "another's", Kind.VALUE, lambda _, other: other
     if shape.content == "point":
-        sign = 0 if group is SECP256K1 else size - 1
-        flip = 1 if group is SECP256K1 else 0x80
+        sign = size - 1 if group is ED25519 else 0
+        flip = 0x80 if group is ED25519 else 1
         yield (
             "sign bit",
             Kind.VALUE,
