@@ -1,15 +1,15 @@
-"""What every store must do, over each adapter in ``worlds.FACTORIES``."""
+"""What every store must do, over each adapter in ``worlds.KINDS``."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from keycairn.encoding import SecretScalar
+from keycairn.encoding import SecretBytes, SecretScalar
 from keycairn.errors import Code, KeycairnError
 from keycairn.vault.ports import (
     BanRow,
@@ -19,12 +19,18 @@ from keycairn.vault.ports import (
     RequestRow,
     Store,
 )
-from store.worlds import FACTORIES, add_keys, new_batch, new_key, spend
+from store.worlds import KINDS, Home, add_keys, home, new_batch, new_key, spend
 
 
-@pytest.fixture(params=sorted(FACTORIES))
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made = await FACTORIES[request.param](tmp_path)
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
+    with home(request.param, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def store(place: Home) -> AsyncIterator[Store]:
+    made = await place.open(create=True)
     yield made
     await made.close()
 
@@ -446,3 +452,153 @@ async def test_a_cancelled_caller_leaves_no_half_write(store: Store) -> None:
             await refused(Code.PRESIG_SPENT, store.spend_all([spend(n)]))
         else:
             await store.spend_all([spend(n)])
+
+
+# -- restarts, copies, several stores on one database
+
+
+async def test_what_was_written_is_there_after_a_restart(place: Home) -> None:
+    store = await place.open(create=True)
+    keys = await add_keys(store, ["key-a", "key-b"])
+    await store.begin_incarnation(b"inc-1", 1)
+    await store.spend_all([spend(1)], ["m/1"])
+    digest, records = await store.state_digest(), await store.check_audit()
+    await store.close()
+    if not place.durable:
+        pytest.skip("a store in memory ends with its process")
+    store = await place.open()
+    assert await store.state_digest() == digest
+    assert await store.check_audit() == records
+    assert await store.damaged() == []
+    assert (await store.key_share("key-b")).share.reveal() == keys[1].share.reveal()
+    assert await store.paths("key-a") == ["m/1"]
+    await refused(Code.PRESIG_SPENT, store.spend_all([spend(1)]))
+    await store.close()
+    store = await place.open(create=True)
+    assert await store.state_digest() == digest
+    await store.close()
+
+
+async def test_a_missing_store_is_not_made_by_accident(place: Home) -> None:
+    if not place.durable:
+        pytest.skip("a store in memory is always new")
+    for _ in range(2):
+        error = await refused(Code.NOT_FOUND, place.open())
+        assert error.next
+
+
+async def test_another_nodes_secret_opens_nothing(place: Home) -> None:
+    if not place.durable:
+        pytest.skip("a store in memory is always new")
+    store = await place.open(create=True)
+    await add_keys(store, ["key-a"])
+    await store.close()
+    for wrong in (
+        replace(place, node=2),
+        replace(place, vault="another"),
+        replace(place, data_key=SecretBytes(bytes(32))),
+    ):
+        await refused(Code.STORE_INTEGRITY, wrong.open())
+    await (await place.open()).close()
+
+
+async def test_t054_a_copy_is_a_sqlite_store_without_presignatures(
+    place: Home, tmp_path: Path
+) -> None:
+    store = await place.open(create=True)
+    await add_keys(store, [f"key-{n}" for n in range(20)])
+    await store.begin_incarnation(b"inc-1", 1)
+    await store.spend_all([spend(1)], ["m/1"])
+    await store.put_document(document(1, "key-1"))
+    await store.put_presignatures(b"inc-1", {b"p1": b"SEALED-PRESIGNATURE"})
+    digest, records = await store.state_digest(), await store.check_audit()
+    target = tmp_path / "copy" / "node.db"
+    target.parent.mkdir()
+    await store.snapshot(target)
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in target.parent.iterdir()] == ["node.db"]
+    assert b"SEALED-PRESIGNATURE" not in target.read_bytes()
+    await add_keys(store, ["later"], request_id="r-2")
+    await refused(Code.CONFLICT, store.snapshot(target))
+    await refused(Code.UNAVAILABLE, store.snapshot(tmp_path / "nowhere" / "copy.db"))
+    await store.close()
+    copy = await Home("sqlite", target).open()
+    assert await copy.damaged() == []
+    assert await copy.state_digest() == digest
+    assert await copy.check_audit() == records
+    assert await copy.presignatures([b"p1"]) == {}
+    assert (await copy.key_share("key-7")).record.key_id == "key-7"
+    assert await copy.key("later") is None
+    assert await copy.documents("key-1") == [document(1, "key-1")]
+    await copy.close()
+
+
+async def test_400_concurrent_updates_through_two_stores(place: Home) -> None:
+    """As two processes would: nothing is lost between them."""
+    first = await place.open(create=True)
+    if not place.shared:
+        if place.durable:
+            error = await refused(Code.CONFLICT, place.open())
+            assert "another process" in error.message
+        await first.close()
+        return
+    second = await place.open()
+    before = await first.check_audit()
+    await asyncio.gather(*[(first, second)[n % 2].audit("update", {"n": n}) for n in range(400)])
+    assert await second.check_audit() == before + 400
+    assert await first.check_audit() == before + 400
+    await first.begin_incarnation(b"inc-1", 1)
+    results = await asyncio.gather(
+        *[(first, second)[n % 2].spend_all([spend(1)]) for n in range(64)], return_exceptions=True
+    )
+    assert sum(r is None for r in results) == 1
+    # Whoever lost may also have seen a counter that it did not leave there.
+    codes = {e.code for e in results if isinstance(e, KeycairnError)}
+    assert codes <= {Code.PRESIG_SPENT, Code.STORE_ROLLBACK}
+    assert len(await first.spends()) == 1
+    await first.close()
+    await second.close()
+
+
+async def test_r02_a_second_process_quarantines_the_first(place: Home) -> None:
+    if not place.shared:
+        pytest.skip("a second process is refused")
+    first = await place.open(create=True)
+    await first.begin_incarnation(b"inc-1", 1)
+    await first.spend_all([spend(1)])
+    second = await place.open()
+    await second.begin_incarnation(b"inc-2", 2)
+    for n in (2, 3):
+        await refused(Code.QUARANTINED, first.spend_all([spend(n)]))
+    await second.spend_all([spend(2, incarnation=b"inc-2")])
+    await first.audit("still allowed: the chain goes on from what this process knows", {})
+    await first.close()
+    await second.close()
+
+
+async def test_names_are_told_apart_by_case_accents_and_blanks(store: Store) -> None:
+    names = ["Key", "key", "kéy", "key ", "KEY", "k\u00e9y2", "ke\u0301y2"]
+    for name in names:
+        await store.put_request(RequestRow("shop", name, b"", {"name": name}))
+    for name in names:
+        row = await store.request("shop", name)
+        assert row is not None
+        assert row.result == {"name": name}
+    await refused(Code.CONFLICT, store.put_request(RequestRow("shop", "key ", b"", {})))
+    keys = ["a", "B", "b", "A", "_", "-", "a1", "a-1", "a.1"]
+    await add_keys(store, keys)
+    assert [k.record.key_id for k in await store.keys()] == sorted(keys)
+    assert [k.record.key_id for k in await store.keys(after="B")] == sorted(keys)[
+        sorted(keys).index("B") + 1 :
+    ]
+
+
+async def test_large_values_come_back(store: Store) -> None:
+    keys = {f"key-{n:06}": (1, bytes(32)) for n in range(3000)}
+    big = replace(document(3), keys=keys, label="ü" * 1000)
+    await store.put_document(big)
+    assert await store.documents("key-002999") == [big]
+    await store.put_request(RequestRow("shop", "big", b"", {"pad": b"\0\xff'\\" * 100_000}))
+    row = await store.request("shop", "big")
+    assert row is not None
+    assert row.result["pad"] == b"\0\xff'\\" * 100_000

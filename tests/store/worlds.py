@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from databases import SERVERS, scratch
 from keycairn.curves import group
 from keycairn.encoding import SecretBytes, SecretScalar
 from keycairn.ports.seeded import ManualClock, SeededRng
+from keycairn.ports.system import SystemRng
 from keycairn.protocols.record import KeyRecord
+from keycairn.store.embedded import MemoryStore, SealedFileStore
+from keycairn.store.opening import open_store
+from keycairn.store.sql import SqlStore
 from keycairn.store.sqlite import SqliteStore
 from keycairn.vault.ports import Batch, NewKey, SpendRow, Store
 from keycairn.vault.sealing import Sealer
@@ -46,15 +53,54 @@ class World:
         )
 
 
-#: Opens a fresh store of an adapter: the conformance suite runs over each.
-Factory = Callable[[Path], Awaitable[Store]]
+@dataclass
+class Home:
+    """Where a store of one adapter lives; ``open()`` opens it, as often as asked.
+
+    ``durable``: what was written is there when it is opened again. ``shared``: it can be open
+    several times at once.
+    """
+
+    kind: str
+    place: Any
+    durable: bool = True
+    shared: bool = True
+    clock: ManualClock = field(default_factory=ManualClock)
+    vault: str = VAULT
+    node: int = 1
+    data_key: SecretBytes = field(default_factory=lambda: DATA_KEY)
+
+    async def open(self, *, create: bool = False) -> SqlStore:
+        own: dict[str, Any] = {
+            "sealer": Sealer(self.data_key, vault=self.vault, node=self.node, rng=SystemRng()),
+            "vault": self.vault,
+            "node": self.node,
+            "clock": self.clock,
+        }
+        if self.kind == "memory":
+            return await MemoryStore.open(**own)
+        if self.kind == "sealed-file":
+            return await SealedFileStore.open_file(
+                self.place, keyring=b"ring", create=create, **own
+            )
+        return await open_store(self.place, rng=SystemRng(), create=create, **own)
 
 
-async def sqlite_factory(directory: Path) -> Store:
-    return await World(directory / "node.db").open(create=True)
+KINDS = ("memory", "sealed-file", "sqlite", *SERVERS)
 
 
-FACTORIES: dict[str, Factory] = {"sqlite": sqlite_factory}
+@contextmanager
+def home(kind: str, directory: Path) -> Iterator[Home]:
+    """A place for a store of this kind, empty at first and gone at the end."""
+    if kind in SERVERS:
+        with scratch(kind) as made:
+            yield Home(kind, made.server)
+    elif kind == "memory":
+        yield Home(kind, None, durable=False, shared=False)
+    elif kind == "sealed-file":
+        yield Home(kind, directory / "node.sealed", shared=False)
+    else:
+        yield Home(kind, directory / "node.db")
 
 
 def new_key(key_id: str, *, node: int = 1, curve: str = "secp256k1", vault: str = VAULT) -> NewKey:

@@ -8,6 +8,10 @@
 * ``core``: how writes are queued, grouped and run; ``keys`` and ``sql``: the port's methods in
   dialect-independent SQL.
 * ``engine``: transactions in worker threads.
+* ``database``: ``[database] url`` read and checked. ``opening``: the store that it names.
 * ``sqlite``: what only SQLite needs: pragmas, transactions, snapshot, keyring, errors.
+* ``server``: what database servers have in common; ``postgresql`` and ``mariadb``: what only each
+  of them needs. ``embedded``: stores in memory and in one sealed file.
+* ``image``: any store's rows as one SQLite file, which is what its copies are.
 * ``documents``: ERS documents as files. ``lock``: one process per data directory.
 """

@@ -39,6 +39,7 @@ from keycairn.ports import Clock, Rng
 from keycairn.store import schema
 from keycairn.store.engine import ThreadedStore
 from keycairn.store.files import create_private, fsync_path, unavailable
+from keycairn.store.image import create_copy, remove_copy
 from keycairn.store.transaction import Connection
 from keycairn.vault.sealing import Sealer
 
@@ -269,18 +270,17 @@ def _prepare_file(path: Path, *, create: bool) -> None:
 
 def _backup(path: Path, target: Path) -> None:
     try:
-        os.close(create_private(target))
-    except FileExistsError as exc:
-        raise KeycairnError(
-            Code.CONFLICT, "the snapshot's target exists", not_lost="It was not touched."
-        ) from exc
-    except OSError as exc:
-        raise unavailable("the snapshot can't be written", exc) from exc
+        with contextlib.closing(sqlite3.connect(_uri(path, "ro"), uri=True)) as source:
+            copy_into(source, target)
+    except _ERRORS as exc:
+        raise translate(exc) from exc
+
+
+def copy_into(source: sqlite3.Connection, target: Path) -> None:
+    """Copy a database, but the presignatures, to the new file ``target``; flushed, mode 0600."""
+    create_copy(target)
     try:
-        with (
-            contextlib.closing(sqlite3.connect(_uri(path, "ro"), uri=True)) as source,
-            contextlib.closing(sqlite3.connect(_uri(target, "rw"), uri=True)) as copy,
-        ):
+        with contextlib.closing(sqlite3.connect(_uri(target, "rw"), uri=True)) as copy:
             source.backup(copy)
             copy.execute("PRAGMA secure_delete=ON")
             copy.execute("DELETE FROM presignatures")
@@ -288,10 +288,11 @@ def _backup(path: Path, target: Path) -> None:
         target.with_name(target.name + "-journal").unlink(missing_ok=True)
         fsync_path(target)
         fsync_path(target.parent)
-    except _ERRORS as exc:
-        target.unlink(missing_ok=True)
-        target.with_name(target.name + "-journal").unlink(missing_ok=True)
-        raise translate(exc) from exc
+    except BaseException as exc:
+        remove_copy(target)
+        if isinstance(exc, _ERRORS):
+            raise translate(exc) from exc
+        raise
 
 
 def read_keyring(path: Path) -> bytes | None:
