@@ -31,6 +31,7 @@ SLOW = (
     "ers/test_mutations",
     "ers/test_recover",
     "links/test_tls",
+    "node/test_encryptor",
     "node/test_openapi",
     "protocols/cheating/",
     "protocols/dkls23/test_presign",

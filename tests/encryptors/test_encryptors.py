@@ -136,7 +136,7 @@ def test_wrong_configuration(config: EncryptorConfig, code: Code) -> None:
 def test_a_kind_that_does_not_exist_is_refused_with_the_ones_that_do() -> None:
     with pytest.raises(KeycairnError) as caught:
         encryptor_of(EncryptorConfig("rot13", secret_env="X"), SeededRng(1))
-    assert caught.value.code is Code.POLICY
+    assert caught.value.code is Code.MALFORMED
     assert "transit" in caught.value.message
 
 

@@ -12,6 +12,7 @@ from keycairn.cli.commands import (
     bench,
     coverage,
     doctor,
+    encryptor,
     ers,
     init,
     key,
@@ -51,5 +52,19 @@ def _root(
     pass
 
 
-for _group in (init, key, sign, presignature, ers, backup, node, vault, coverage, doctor, bench):
+_GROUPS = (
+    init,
+    key,
+    sign,
+    presignature,
+    ers,
+    backup,
+    encryptor,
+    node,
+    vault,
+    coverage,
+    doctor,
+    bench,
+)
+for _group in _GROUPS:
     _group.register(app)

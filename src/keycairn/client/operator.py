@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -85,6 +86,14 @@ class OperatorClient(JsonClient):
 
     async def ers_key_remove(self, sha256: str) -> dict[str, Any]:
         return await self.call("DELETE", f"/v1/ers/keys/{sha256}")
+
+    async def encryptor_check(self) -> dict[str, Any]:
+        return await self.call("POST", "/v1/encryptor/check", {})
+
+    async def encryptor_rotate(self, to_config: Path | None = None) -> dict[str, Any]:
+        """A new master key; ``to_config``: a file on the node's machine with its encryptor."""
+        body = {} if to_config is None else {"to_config": str(to_config.absolute())}
+        return await self.call("POST", "/v1/encryptor/rotate", body)
 
     async def backup_create(self) -> dict[str, Any]:
         """Write a bundle now; ``seconds`` is how long it took."""

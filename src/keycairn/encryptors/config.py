@@ -81,16 +81,20 @@ class EncryptorConfig:
         """The same encryptor with its secret in another place."""
         return replace(self, secret_file=path, secret_env=None, secret_credential=None)
 
-    def section(self) -> dict[str, Any]:
-        """As the values of ``[encryptor]``, paths absolute."""
-        values: dict[str, Any] = {"kind": self.kind}
-        for name in SOURCES:
-            if (value := getattr(self, name)) is not None:
-                values[name] = str(value)
-        for name, value in self.options.items():
-            if value is not None:
-                values[name] = str(value) if isinstance(value, Path) else value
-        return values
+    def section(self, home: Path | None = None) -> dict[str, Any]:
+        """As the values of ``[encryptor]``; paths relative to ``home`` if they are inside of it,
+        absolute otherwise."""
+
+        def written(value: Any) -> Any:
+            if not isinstance(value, Path):
+                return value
+            inside = home is not None and value.is_relative_to(home)
+            return value.relative_to(home).as_posix() if home and inside else str(value)
+
+        values = {"kind": self.kind}
+        values |= {name: getattr(self, name) for name in SOURCES}
+        values |= self.options
+        return {name: written(v) for name, v in values.items() if v is not None}
 
 
 def parse_section(

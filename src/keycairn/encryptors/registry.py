@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from keycairn.encoding import SecretBytes
 from keycairn.encryptors.config import EncryptorConfig, parse_section
-from keycairn.encryptors.faults import away, refused
+from keycairn.encryptors.faults import away, malformed, refused
 from keycairn.encryptors.port import Binding, Encryptor, Environ, Kind, Wrapped
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Rng
@@ -41,20 +41,23 @@ def find_kind(name: str) -> Kind:
     """The kind of this name.
 
     Raises:
-        KeycairnError: E_POLICY when there is none, when two plug-ins have the name, or when the
-            entry point is no :class:`Kind`; E_UNAVAILABLE when it can't be imported.
+        KeycairnError: E_MALFORMED when there is none; E_POLICY when two plug-ins have the name, or
+            when the entry point is no :class:`Kind`; E_UNAVAILABLE when it can't be imported.
     """
     if name in _BUILT_IN:
         module, attribute = _BUILT_IN[name]
         found: Kind = getattr(import_module(f"keycairn.encryptors.{module}"), attribute)
         return found
     if not _NAME.match(name):
-        raise refused("encryptor kind: lower-case letters, digits and hyphens")
+        raise malformed(
+            "an encryptor kind has lower-case letters, digits and hyphens",
+            "correct [encryptor] kind",
+        )
     points = tuple(entry_points(group=GROUP, name=name))
     if not points:
         installed = sorted({p.name for p in entry_points(group=GROUP)} - set(_BUILT_IN))
-        raise refused(
-            f"there is no encryptor kind {name}: built in are {', '.join(KINDS)}; installed are "
+        raise malformed(
+            f"[encryptor] there is no kind {name}: built in are {', '.join(KINDS)}; installed are "
             f"{', '.join(installed) or 'no others'}",
             "correct [encryptor] kind, or install the plug-in's package into the node's "
             "environment",
@@ -104,7 +107,11 @@ def section_config(
             next=f"built-in kinds: {', '.join(KINDS)}",
             detail={"file": where, "section": "[encryptor]"},
         )
-    kind = find_kind(name)
+    try:
+        kind = find_kind(name)
+    except KeycairnError as exc:
+        exc.message = f"{where}: {exc.message}"
+        raise
     if production and not kind.production:
         raise refused(
             f"{where}: encryptor kind {name} protects nothing, and this is a production node",

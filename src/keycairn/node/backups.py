@@ -11,6 +11,7 @@ from keycairn.encoding import SecretBytes
 from keycairn.encryptors import read_secret
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.config import NodeConfig
+from keycairn.node.encryptor import require_settled
 from keycairn.node.evidence import Evidence
 from keycairn.node.logs import logger
 from keycairn.node.views import bundle_json
@@ -41,8 +42,13 @@ class NodeBackups:
         self._identity = identity
         self._clock = clock
         self._rng = rng
-        self._one = asyncio.Lock()
+        #: Held while bundles are made: one at a time, and none during a rotation.
+        self.guard = asyncio.Lock()
         self.evidence = Evidence(store, clock, config.data_directory, unreadable)
+
+    def use(self, config: NodeConfig) -> None:
+        """From now on it is this configuration: the encryptor was rotated."""
+        self._config = config
 
     async def create(self) -> dict[str, Any]:
         """Write a bundle to every target; the receipt of the first is this node's evidence.
@@ -61,7 +67,8 @@ class NodeBackups:
                 next="set targets and recipients (age1…) under [backup] in node.toml and restart",
                 node=self._config.index,
             )
-        async with self._one:
+        async with self.guard:
+            require_settled(self._config)
             began = self._clock.monotonic()
             made = await create_bundles(
                 self._store,

@@ -19,6 +19,7 @@ from keycairn.links.tls import PeerAddress, TlsLink
 from keycairn.node.api import build_api
 from keycairn.node.backups import NodeBackups
 from keycairn.node.config import NodeConfig
+from keycairn.node.encryptor import NodeEncryptor
 from keycairn.node.files import require_private, write_private
 from keycairn.node.hardening import harden_process
 from keycairn.node.http import Edge
@@ -27,7 +28,7 @@ from keycairn.node.listeners import Listener, bind
 from keycairn.node.logs import configure_logs, exception_fields, logger
 from keycairn.node.management import build_management
 from keycairn.node.metrics import Metrics
-from keycairn.node.storage import open_storage
+from keycairn.node.storage import open_node
 from keycairn.ports import Clock, Rng
 from keycairn.ports.crash import VARIABLE, crash_at, no_crash
 from keycairn.ports.system import SystemClock, SystemRng
@@ -84,7 +85,7 @@ async def serve_node(
     async with AsyncExitStack() as stack:
         identity = load_identity(config.identity_key_file)
         # The lock first: a second node on this directory is told so, not that a port is taken.
-        store = await stack.enter_async_context(open_storage(config, clock, rng))
+        config, store = await stack.enter_async_context(open_node(config, clock, rng))
         sockets = []
         for address, section in ((config.api.listen, "api"), (config.management, "management")):
             sock = bind(address, section, config.index)
@@ -111,6 +112,15 @@ async def serve_node(
             node=config.index,
             token=token,
             backups=backups,
+            encryption=NodeEncryptor(
+                config,
+                store,
+                clock,
+                rng,
+                guard=backups.guard,
+                moved=backups.use,
+                crash=_crash_hook(config),
+            ),
             metrics=metrics,
             shutdown=shutdown,
             places=(config.data_directory, config.ers_store),

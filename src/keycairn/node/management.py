@@ -21,7 +21,7 @@ from keycairn.encoding.strict import decode_hex
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.http import bearer, body_schema, install_errors, not_authenticated, read_body
 from keycairn.node.metrics import Metrics
-from keycairn.node.models import AnswersBody, EmptyBody, ErsKeyBody
+from keycairn.node.models import AnswersBody, EmptyBody, ErsKeyBody, RotateBody
 from keycairn.node.space import low_space
 from keycairn.node.views import bundle_json, ers_key_json, plain
 from keycairn.vault.api import Service
@@ -43,6 +43,18 @@ class Backups(Protocol):
     async def list(self) -> Sequence[BundleRow]: ...
 
 
+class Encryption(Protocol):
+    """Looks after this node's encryptor."""
+
+    async def check(self) -> dict[str, Any]:
+        """Result keys of ``encryptor check``."""
+        ...
+
+    async def rotate(self, to_config: Path | None = None) -> dict[str, Any]:
+        """Result keys of ``encryptor rotate``."""
+        ...
+
+
 def build_management(
     service: Service,
     *,
@@ -51,6 +63,7 @@ def build_management(
     backups: Backups,
     metrics: Metrics,
     shutdown: Callable[[], None],
+    encryption: Encryption | None = None,
     places: Sequence[Path] = (),
 ) -> FastAPI:
     """The FastAPI application for one node's operator.
@@ -62,6 +75,7 @@ def build_management(
         backups: makes and lists bundles.
         metrics: are rendered.
         shutdown: stops the node.
+        encryption: looks after the encryptor; None: its routes are not there.
         places: directories that need free space.
     """
 
@@ -154,6 +168,9 @@ def build_management(
         rows = await backups.list()
         return JSONResponse({"backups": [bundle_json(r, operator=True) for r in rows]})
 
+    if encryption is not None:
+        _encryptor_routes(app, encryption)
+
     @app.get("/metrics")
     async def metrics_text() -> Response:
         body, kind = metrics.render(
@@ -165,6 +182,20 @@ def build_management(
         return Response(body, headers={"content-type": kind})
 
     return app
+
+
+def _encryptor_routes(app: FastAPI, encryption: Encryption) -> None:
+    @app.post("/v1/encryptor/check", openapi_extra=body_schema(EmptyBody))
+    async def check(request: Request) -> JSONResponse:
+        await read_body(request, EmptyBody, max_bytes=_BODY)
+        return JSONResponse(await encryption.check())
+
+    @app.post("/v1/encryptor/rotate", openapi_extra=body_schema(RotateBody))
+    async def rotate(request: Request) -> JSONResponse:
+        body = await read_body(request, RotateBody, max_bytes=_BODY)
+        # A file on this machine, which must be its owner's alone: no address comes in by the API.
+        target = None if body.to_config is None else Path(body.to_config)
+        return JSONResponse(await encryption.rotate(target))
 
 
 async def _player(index: str) -> int:

@@ -201,6 +201,12 @@ class AnswersBody(_Body):
     answers: dict[str, Any]
 
 
+class RotateBody(_Body):
+    """A new master key; with ``to_config`` under the encryptor of that file of the node's."""
+
+    to_config: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+
+
 class EmptyBody(_Body):
     """A body without parameters: ``{}``."""
 
