@@ -1,8 +1,9 @@
-"""HTTP/1.1 to one node over connections that are kept: a transport for httpx, on h11 and asyncio.
+"""HTTP/1.1 to one node over connections that are kept, on h11 and asyncio.
 
 A signature costs its client a request to each signer, so what a request costs is part of how fast
 a vault signs. A request leaves in one piece, headers and body (half the packets, and the node reads
 once); between requests nothing is done. There are no redirects, proxies, cookies or HTTP/2 here.
+Failures have httpx's names: that library is used for everything but speed.
 
 A request is never sent twice: what an interrupted one may have done is for its caller to ask
 about, with the same request id.
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from urllib.parse import quote, urlencode, urlsplit
 
 import h11
 import httpx
@@ -23,27 +25,55 @@ _IDLE_SECONDS = 4.0
 _MAX_IDLE = 16
 _READ = 64 << 10
 _MAX_HEAD = 64 << 10
+#: What may stand in a path as it is (RFC 3986); the rest, spaces and line ends too, is quoted.
+_PATH = "/%~:@!$&'()*+,;="
 
 
-class KeptConnections(httpx.AsyncBaseTransport):
+class KeptConnections:
     """Connections to one node.
 
     Args:
+        url: ``http://host:port`` or ``https://host:port``.
+        headers: sent with every request.
         tls: for https; None for http.
         max_answer: largest answer in bytes.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None, *, max_answer: int) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str], tls: ssl.SSLContext | None, *, max_answer: int
+    ) -> None:
+        parts = urlsplit(url)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if tls else 80)
         self._tls = tls
+        self._headers = [("host", parts.netloc.rpartition("@")[2]), *headers.items()]
         self._max_answer = max_answer
         self._idle: list[_Connection] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        body = b"".join([part async for part in _parts(request)])
-        connection = self._take() or await self._open(request)
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        body: bytes | None = None,
+        connect_seconds: float,
+    ) -> httpx.Response:
+        """One request, one answer; ``body`` is JSON.
+
+        Raises:
+            httpx.HTTPError: ConnectError, ConnectTimeout, ReadError, RemoteProtocolError.
+        """
+        target = quote(path, safe=_PATH) + (f"?{urlencode(query)}" if query else "")
+        headers = self._headers
+        if body is not None:
+            kind = ("content-type", "application/json")
+            headers = [*headers, kind, ("content-length", str(len(body)))]
+        head = h11.Request(method=method, target=target, headers=headers)
+        connection = self._take() or await self._open(connect_seconds)
         try:
-            with _as_httpx(request):
-                response = await connection.exchange(request, body, self._max_answer)
+            with _named_as_httpx():
+                answer = await connection.exchange(head, body, self._max_answer)
         except BaseException:
             # A time-out among them: what comes later must not be taken for another's answer.
             connection.close()
@@ -53,7 +83,7 @@ class KeptConnections(httpx.AsyncBaseTransport):
             self._idle.append(connection)
         else:
             connection.close()
-        return response
+        return answer
 
     async def aclose(self) -> None:
         while self._idle:
@@ -70,21 +100,16 @@ class KeptConnections(httpx.AsyncBaseTransport):
             connection.close()
         return None
 
-    async def _open(self, request: httpx.Request) -> _Connection:
-        url = request.url
-        secure = url.scheme == "https"
-        seconds = request.extensions.get("timeout", {}).get("connect")
+    async def _open(self, seconds: float) -> _Connection:
         try:
             async with asyncio.timeout(seconds):
                 reader, writer = await asyncio.open_connection(
-                    url.host,
-                    url.port or (443 if secure else 80),
-                    ssl=self._tls if secure else None,
+                    self._host, self._port, ssl=self._tls
                 )
         except TimeoutError as exc:
-            raise httpx.ConnectTimeout("no connection in time", request=request) from exc
+            raise httpx.ConnectTimeout("no connection in time") from exc
         except (OSError, ssl.SSLError) as exc:
-            raise httpx.ConnectError(str(exc), request=request) from exc
+            raise httpx.ConnectError(str(exc)) from exc
         return _Connection(reader, writer)
 
 
@@ -104,12 +129,9 @@ class _Connection:
         )
 
     async def exchange(
-        self, request: httpx.Request, body: bytes, max_answer: int
+        self, head: h11.Request, body: bytes | None, max_answer: int
     ) -> httpx.Response:
         self.reusable = False
-        head = h11.Request(
-            method=request.method, target=request.url.raw_path, headers=request.headers.raw
-        )
         pieces = [self._h11.send(head)]
         if body:
             pieces.append(self._h11.send(h11.Data(data=body)))
@@ -125,11 +147,11 @@ class _Connection:
             if isinstance(event, h11.Data):
                 data += event.data
                 if len(data) > max_answer:
-                    raise httpx.RemoteProtocolError("the answer is too large", request=request)
+                    raise h11.RemoteProtocolError("the answer is too large")
             elif isinstance(event, h11.EndOfMessage):
                 break
             else:
-                raise httpx.RemoteProtocolError("the answer broke off", request=request)
+                raise h11.RemoteProtocolError("the answer broke off")
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
             self.reusable = True
@@ -161,19 +183,10 @@ class _Connection:
 
 
 @contextmanager
-def _as_httpx(request: httpx.Request) -> Iterator[None]:
-    """Failures under the names that callers of httpx know."""
+def _named_as_httpx() -> Iterator[None]:
     try:
         yield
     except h11.RemoteProtocolError as exc:
-        raise httpx.RemoteProtocolError(str(exc), request=request) from exc
+        raise httpx.RemoteProtocolError(str(exc)) from exc
     except (OSError, ssl.SSLError) as exc:
-        raise httpx.ReadError(str(exc), request=request) from exc
-
-
-async def _parts(request: httpx.Request) -> AsyncIterator[bytes]:
-    stream = request.stream
-    if not isinstance(stream, httpx.AsyncByteStream):
-        raise TypeError("the body of a request is bytes")
-    async for part in stream:
-        yield part
+        raise httpx.ReadError(str(exc)) from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,18 +50,17 @@ class JsonClient:
     ) -> None:
         self.url = url
         self.index = index
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"},
-            timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
-            # No proxy out of the environment, no redirect: the key goes to this node only.
-            trust_env=False,
-            follow_redirects=False,
-            transport=transport
-            or KeptConnections(
-                _tls(ca) if url.startswith("https:") else None, max_answer=_MAX_ANSWER
-            ),
-        )
+        # No proxy out of the environment, no redirect: the key goes to this node only.
+        headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
+        self._kept: KeptConnections | None = None
+        self._http: httpx.AsyncClient | None = None
+        if transport is None:
+            tls = _tls(ca) if url.startswith("https:") else None
+            self._kept = KeptConnections(url, headers, tls, max_answer=_MAX_ANSWER)
+        else:
+            self._http = httpx.AsyncClient(
+                base_url=url, headers=headers, trust_env=False, transport=transport
+            )
 
     async def __aenter__(self: Self) -> Self:
         return self
@@ -75,7 +75,10 @@ class JsonClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        if self._kept is not None:
+            await self._kept.aclose()
+        if self._http is not None:
+            await self._http.aclose()
 
     async def call(
         self,
@@ -112,14 +115,16 @@ class JsonClient:
         if seconds is None:
             seconds = _READ_SECONDS if method == "GET" else _ANSWER_SECONDS
         try:
-            # The library's time-outs are for each step; this one is for all of them.
+            # One limit for all steps together.
             async with asyncio.timeout(seconds):
-                return await self._http.request(
+                if self._kept is None:
+                    return await self._by_httpx(method, path, body, query)
+                return await self._kept.request(
                     method,
                     path,
-                    json=None if body is None else dict(body),
-                    params=None if query is None else dict(query),
-                    timeout=httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS)),
+                    query=query,
+                    body=None if body is None else _json(body),
+                    connect_seconds=min(seconds, _CONNECT_SECONDS),
                 )
         except httpx.ConnectTimeout as exc:
             raise self._unreachable("it does not answer") from exc
@@ -137,6 +142,23 @@ class JsonClient:
             ) from exc
         except httpx.HTTPError as exc:
             raise self._unreachable(f"the connection broke ({type(exc).__name__})") from exc
+
+    async def _by_httpx(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, str | int] | None,
+    ) -> httpx.Response:
+        if self._http is None:
+            raise RuntimeError("internal error: no way to the node")
+        return await self._http.request(
+            method,
+            path,
+            json=None if body is None else dict(body),
+            params=None if query is None else dict(query),
+            timeout=None,
+        )
 
     def _object(self, answer: httpx.Response) -> dict[str, Any]:
         try:
@@ -163,6 +185,10 @@ class JsonClient:
             next="keycairn vault status DIR, or the node's log",
             node=self.index,
         )
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(body), separators=(",", ":"), allow_nan=False).encode()
 
 
 def error_from(body: Mapping[str, Any], node: int | None) -> KeycairnError:
