@@ -18,7 +18,7 @@ def test_every_step_is_proved(process: Run, tmp_path: Path) -> None:
     result = ran.json
     assert ran.code == 0, result
     assert all(s["proved"] is True and s["seconds"] >= 0 for s in result["steps"])
-    assert len(result["steps"]) == 16
+    assert len(result["steps"]) == 17
     assert {k["scheme"] for k in result["keys"]} == {"ecdsa", "schnorr"}
     assert result["seconds"] < 60
     assert result["directory"] == str(kept)

@@ -32,6 +32,8 @@ from keycairn.ports.system import SystemClock, SystemRng
 _LABEL = "keycairn demo"
 _MESSAGE = b"keycairn demo: not a transaction, only a Solana-style message"
 _LINK_SECONDS = 20.0
+_PATH = "m/0/5"
+_STOCK_SECONDS = 30.0
 _LOST = 2  # the node that is lost and comes back
 
 
@@ -72,6 +74,7 @@ class Story:
             Step("show addresses", self.addresses),
             Step("sign an Ethereum transaction", self.ethereum),
             Step("sign a Solana-style message", self.solana),
+            Step(f"sign from the child address at {_PATH}", self.derived),
             Step(f"lose node {_LOST}: SIGKILL, directory deleted", self.lose_one),
             Step(f"restore node {_LOST} from its bundle", self.restore),
             Step(f"sign with node {_LOST} again", self.sign_again),
@@ -251,13 +254,55 @@ class Story:
         who = await self._sign("schnorr", None)
         return f"nodes {who}; solders verifies"
 
+    async def derived(self) -> str:
+        key_id = self._key("ecdsa")["key_id"]
+        transaction = strangers.Ethereum(1)
+        async with Vault(self.profile) as vault:
+            child = await vault.show_key(key_id, _PATH)
+            address = child["addresses"]["ethereum"]
+            require(address not in (None, self._address("ethereum")), "the child has no address")
+            # The signature before made the nodes fill a pool for its signers.
+            signers, waiting = await self._stock(vault, key_id)
+            digest = transaction.digest
+            made = await vault.sign(key_id, digest=digest, path=_PATH, nodes=signers)
+            sender = transaction.sender(bytes.fromhex(made["signature"]), int(made["recovery_id"]))
+            require(sender == address, f"the sender is {sender}, not the child's address")
+            used = made["presignature_id"]
+            require(used == waiting, "it was not signed with the presignature that came next")
+            try:
+                await vault.sign(
+                    key_id, digest=digest, path=_PATH, nodes=signers, presignature=used
+                )
+            except KeycairnError as exc:
+                require(exc.code is Code.PRESIG_SPENT, f"refused, but by {exc}")
+            else:
+                raise NotProved("a presignature was used twice")
+        who = ", ".join(map(str, made["nodes"]))
+        return f"nodes {who} used one presignature, and refuse it a second time; {address}"
+
+    async def _stock(self, vault: Vault, key_id: str) -> tuple[list[int], str]:
+        """A signer set all of whose nodes have presignatures ready, and the one that is next."""
+        end = self.clock.monotonic() + _STOCK_SECONDS
+        while self.clock.monotonic() < end:
+            rows, _ = await vault.presignatures(key_id)
+            first: dict[tuple[int, ...], dict[int, str]] = {}
+            for node, found in rows.items():
+                for row in found:
+                    if row["ids"]:
+                        first.setdefault(tuple(row["players"]), {})[node] = row["ids"][0]
+            for players, ids in sorted(first.items()):
+                if set(ids) == set(players) and len(set(ids.values())) == 1:
+                    return list(players), ids[players[0]]
+            await asyncio.sleep(0.1)
+        raise NotProved("no presignature was made ahead")
+
     async def lose_one(self) -> str:
         await self._processes.pop(_LOST).kill()
         await asyncio.to_thread(shutil.rmtree, self.plan.node(_LOST))
         others = [i for i in self.profile.players if i != _LOST][: self.quorum]
         if len(others) < self.quorum:
             return f"all nodes of this vault sign, so nothing signs until node {_LOST} is back"
-        for nonce, scheme in enumerate(("ecdsa", "schnorr"), 1):
+        for nonce, scheme in enumerate(("ecdsa", "schnorr"), 2):
             who = await self._sign(scheme, others, nonce)
         return f"nodes {who} sign with both keys without it"
 
@@ -284,7 +329,7 @@ class Story:
     async def sign_again(self) -> str:
         others = [i for i in reversed(self.profile.players) if i != _LOST]
         nodes = sorted([_LOST, *others[: self.plan.threshold]])
-        for nonce, scheme in enumerate(("ecdsa", "schnorr"), 2):
+        for nonce, scheme in enumerate(("ecdsa", "schnorr"), 3):
             who = await self._sign(scheme, nodes, nonce)
         return f"nodes {who} sign with both keys"
 
