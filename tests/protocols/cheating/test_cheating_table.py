@@ -80,6 +80,8 @@ BY_PLACE = [
 @pytest.mark.parametrize(("scene", "place"), BY_PLACE)
 def test_altered_messages(scene: str, place: Place, every: int) -> None:
     cheats = [r for r in rows() if r.scene == scene and r.place is place]
+    if scene == "dkls23/presign" and every > 1:
+        cheats = cheats[::3]  # "dkls23/sign" begins with the same messages
     assert play(tried(cheats, run_row, every)) == []
 
 
