@@ -117,6 +117,9 @@ class Operator:
     async def status(self) -> dict[str, Any]:
         return {}
 
+    async def backup_point(self, step: str) -> dict[str, Any]:
+        return {"newest": 0} if step == "hold" else {"held": True}
+
     async def backup_create(self) -> dict[str, Any]:
         return {"node": self.index, "bundle": f"b{self.index}", "size": 1, "keys": 2}
 
@@ -128,6 +131,8 @@ def test_bundles_of_the_others_are_made_when_a_node_is_lost(
     ran = keycairn("backup", "create", "--vault", made / "vault.toml", "--json")
     assert ran.code == 7
     assert [b["node"] for b in ran.json["bundles"]] == [1]
+    assert ran.json["point"] is None  # that takes all nodes
+    assert "node 2" in ran.json["why"]
     assert [(f["node"], f["code"]) for f in ran.json["failed"]] == [
         (2, "E_NOT_FOUND"),
         (3, "E_POLICY"),

@@ -38,12 +38,13 @@ from keycairn.backup.disk import (
     create_private,
     disk_errors,
     exclusive,
+    open_regular,
     remove_tree,
     sync,
     unavailable,
 )
 from keycairn.backup.manifest import HeldKey, Manifest, PendingBatch, Point, sign_manifest
-from keycairn.backup.targets import Target, stored, target_of
+from keycairn.backup.targets import Target, digest_of, stored, target_of
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
@@ -389,6 +390,38 @@ def receipt(
         bundle = read_bundle(path, node_public_key=public_key)
         sha256 = check_hashes(bundle)
     return receipt_of(bundle, str(location), sha256, clock, level="hashes", skipped=skipped)
+
+
+def dump_receipt(path: Path, clock: Clock) -> BundleRow:
+    """The receipt of a dump that the operator's own tools made: what file it is, and no more.
+
+    Raises:
+        KeycairnError: E_NOT_FOUND, E_UNAVAILABLE; E_MALFORMED for a bundle, which is registered
+            as what it is.
+    """
+    path = path.absolute()
+    if not path.is_file():
+        raise KeycairnError(Code.NOT_FOUND, f"there is no file {path}", not_lost=_KEPT)
+    with disk_errors(f"{path} can't be read"):
+        with open_regular(path) as stream:
+            if stream.read(15) == b"keycairn-bundle":
+                raise KeycairnError(
+                    Code.MALFORMED,
+                    f"{path} is a bundle, not a dump",
+                    next=f"keycairn backup register {path} (without --dump)",
+                )
+        found = path.stat()
+        sha256 = digest_of(path)
+    return BundleRow(
+        sha256=sha256,
+        location=str(path),
+        size=found.st_size,
+        created_us=found.st_mtime_ns // 1000,
+        verified_us=clock.now_us(),
+        level="external",
+        keys={},
+        detail={"external": True},
+    )
 
 
 def receipt_of(

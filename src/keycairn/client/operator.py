@@ -101,6 +101,26 @@ class OperatorClient(JsonClient):
         made["seconds"] = made.pop("milliseconds", 0) / 1000
         return made
 
+    async def backup_status(self) -> dict[str, Any]:
+        return await self.call("GET", "/v1/backups/status")
+
+    async def backup_prune(self, *, dry_run: bool = False) -> dict[str, Any]:
+        return await self.call("POST", "/v1/backups/prune", {"dry_run": dry_run})
+
+    async def backup_register(self, location: str, *, dump: bool = False) -> dict[str, Any]:
+        return await self.call("POST", "/v1/backups/register", {"location": location, "dump": dump})
+
+    async def backup_verified(self, sha256: str) -> dict[str, Any]:
+        """Note that a trial of this bundle succeeded."""
+        return await self.call("POST", f"/v1/backups/{sha256}/verified", {})
+
+    async def backup_point(self, step: str, **more: Any) -> dict[str, Any]:
+        """One step of a backup point; :mod:`keycairn.node.points`."""
+        made = await self.call("POST", "/v1/backups/point", {"step": step, **more})
+        if "milliseconds" in made:
+            made["seconds"] = made.pop("milliseconds") / 1000
+        return made
+
     async def backups(self) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = (await self.call("GET", "/v1/backups"))["backups"]
         return answer

@@ -95,10 +95,15 @@ async def serve_node(
         service = await _start_service(config, identity, store, clock, rng, metrics)
         stack.push_async_callback(service.stop)
         await _say_findings(config, service)
-        backups = NodeBackups(config, store, identity, clock, rng, service.unreadable)
+        backups = NodeBackups(
+            config, store, identity, clock, rng, service.unreadable, service.creation
+        )
         await backups.evidence.first()
         watch = asyncio.create_task(backups.watch(service.check_documents))
         stack.callback(watch.cancel)
+        scheduled = asyncio.create_task(backups.schedule.run())
+        stack.callback(scheduled.cancel)
+        stack.push_async_callback(backups.points.stop)
         token = stack.enter_context(_token(config, rng))
         api = build_api(
             service,

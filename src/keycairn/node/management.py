@@ -21,7 +21,17 @@ from keycairn.encoding.strict import decode_hex
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.http import bearer, body_schema, install_errors, not_authenticated, read_body
 from keycairn.node.metrics import Metrics
-from keycairn.node.models import AnswersBody, EmptyBody, ErsKeyBody, RotateBody
+from keycairn.node.models import (
+    AnswersBody,
+    EmptyBody,
+    ErsKeyBody,
+    PointBody,
+    PruneBody,
+    RegisterBody,
+    RotateBody,
+)
+from keycairn.node.points import Points
+from keycairn.node.schedule import Scheduler
 from keycairn.node.space import low_space
 from keycairn.node.views import bundle_json, ers_key_json, plain
 from keycairn.vault.api import Service
@@ -41,6 +51,22 @@ class Backups(Protocol):
         ...
 
     async def list(self) -> Sequence[BundleRow]: ...
+
+    async def prune(self, *, dry_run: bool) -> dict[str, Any]: ...
+
+    async def register(self, location: str, *, dump: bool) -> dict[str, Any]: ...
+
+    async def verified(self, sha256: str) -> dict[str, Any]: ...
+
+    async def status(self) -> dict[str, Any]: ...
+
+    async def findings(self) -> Sequence[dict[str, Any]]: ...
+
+    @property
+    def schedule(self) -> Scheduler: ...
+
+    @property
+    def points(self) -> Points: ...
 
 
 class Encryption(Protocol):
@@ -100,7 +126,8 @@ def build_management(
     async def status() -> JSONResponse:
         state = await service.status()
         low = await asyncio.to_thread(low_space, places)
-        return JSONResponse(plain({**state, "findings": [*state["findings"], *low]}))
+        kept = await backups.findings()
+        return JSONResponse(plain({**state, "findings": [*state["findings"], *low, *kept]}))
 
     @app.get("/v1/peers")
     async def peers() -> JSONResponse:
@@ -168,11 +195,42 @@ def build_management(
         rows = await backups.list()
         return JSONResponse({"backups": [bundle_json(r, operator=True) for r in rows]})
 
+    @app.get("/v1/backups/status")
+    async def backup_status() -> JSONResponse:
+        return JSONResponse(plain(await backups.status()))
+
+    @app.post("/v1/backups/prune", openapi_extra=body_schema(PruneBody))
+    async def backup_prune(request: Request) -> JSONResponse:
+        body = await read_body(request, PruneBody, max_bytes=_BODY)
+        return JSONResponse(plain(await backups.prune(dry_run=body.dry_run)))
+
+    @app.post("/v1/backups/register", openapi_extra=body_schema(RegisterBody))
+    async def backup_register(request: Request) -> JSONResponse:
+        body = await read_body(request, RegisterBody, max_bytes=_BODY)
+        return JSONResponse(plain(await backups.register(body.location, dump=body.dump)))
+
+    @app.post("/v1/backups/{sha256}/verified", openapi_extra=body_schema(EmptyBody))
+    async def backup_verified(sha256: spki_hash, request: Request) -> JSONResponse:
+        await read_body(request, EmptyBody, max_bytes=_BODY)
+        return JSONResponse(plain(await backups.verified(sha256)))
+
+    @app.post("/v1/backups/point", openapi_extra=body_schema(PointBody))
+    async def backup_point(request: Request) -> JSONResponse:
+        body = await read_body(request, PointBody, max_bytes=_BODY)
+        made = await backups.points.step(
+            body.step,
+            number=body.number,
+            id=None if body.id is None else bytes.fromhex(body.id),
+            seconds=body.seconds,
+        )
+        return JSONResponse(plain(made))
+
     if encryption is not None:
         _encryptor_routes(app, encryption)
 
     @app.get("/metrics")
     async def metrics_text() -> Response:
+        metrics.backups(await backups.schedule.state())
         body, kind = metrics.render(
             await service.health(),
             await service.peers(),

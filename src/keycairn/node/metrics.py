@@ -64,6 +64,26 @@ class Metrics:
         )
         for how in ("pool", "full"):
             self._signatures.labels(how)
+        self._bundle_at = Gauge(
+            "keycairn_backup_newest_timestamp_seconds",
+            "When the newest good bundle was made; 0 without any",
+            registry=self._registry,
+        )
+        self._bundle_age = Gauge(
+            "keycairn_backup_age_seconds",
+            "Age of the newest good bundle; infinite without any",
+            registry=self._registry,
+        )
+        self._bundle_failures = Counter(
+            "keycairn_backup_failures",
+            "Bundles that could not be made since the start",
+            registry=self._registry,
+        )
+        self._bundle_failed_at = Gauge(
+            "keycairn_backup_last_failure_timestamp_seconds",
+            "When a bundle could not be made, if none was made since; else 0",
+            registry=self._registry,
+        )
         self._counted: dict[str, int] = {}
 
     def request(self, listener: str, method: str, route: str, status: int, seconds: float) -> None:
@@ -74,6 +94,15 @@ class Metrics:
     def sent(self, peer: int, size: int) -> None:
         """Count a frame that goes to a peer."""
         self._sent.labels(str(peer)).inc(size)
+
+    def backups(self, state: Mapping[str, Any]) -> None:
+        """Take over what the schedule says (:class:`keycairn.node.schedule.Scheduler`)."""
+        self._bundle_at.set((state["created_us"] or 0) // 1_000_000)
+        age = state["age_seconds"]
+        self._bundle_age.set(float("inf") if age is None else age)
+        self._bundle_failures.inc(self._since("failures", state["failures"]))
+        failure = state["failure"]
+        self._bundle_failed_at.set(0 if failure is None else failure["at_us"] // 1_000_000)
 
     def render(
         self,

@@ -207,6 +207,28 @@ class RotateBody(_Body):
     to_config: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
 
 
+class PointBody(_Body):
+    """One step of a backup point."""
+
+    step: Literal["hold", "take", "release", "result"]
+    number: int | None = Field(default=None, ge=1, le=1 << 53)
+    id: Hex | None = Field(default=None, min_length=32, max_length=32)
+    seconds: int | None = Field(default=None, ge=1, le=20)
+
+
+class PruneBody(_Body):
+    """Which bundles may go."""
+
+    dry_run: bool = False
+
+
+class RegisterBody(_Body):
+    """A stored bundle, or a dump of the operator's own tools."""
+
+    location: str = Field(min_length=1, max_length=4096)
+    dump: bool = False
+
+
 class EmptyBody(_Body):
     """A body without parameters: ``{}``."""
 

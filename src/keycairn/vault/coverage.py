@@ -144,6 +144,8 @@ def _bundles(rows: Sequence[BundleRow]) -> Iterable[_Evidence]:
     for b in rows:
         sound = b.level in _READ_BACK
         doubt = "only its manifest was checked, not the stored payload"
+        if b.level == "external":
+            doubt = "a dump of the operator's own tools: registered, but nobody looked into it"
         yield _Evidence(b.sha256, b.location, b.verified_us, b.keys, sound, doubt)
 
 

@@ -20,6 +20,7 @@ from keycairn.vault.api import CreateKeys, KeyView, VaultParameters
 from keycairn.vault.control import ReadyNote
 from keycairn.vault.coverage import KeyCoverage, key_coverage
 from keycairn.vault.exchange import Exchange
+from keycairn.vault.hold import CreationHold
 from keycairn.vault.jobs import ROOT, child
 from keycairn.vault.policy import Answer, Policy, require_satisfiable
 from keycairn.vault.ports import Batch, KeyRow, NewKey, Store
@@ -98,6 +99,7 @@ class Keys:
         self._clock = clock
         self._activated = asyncio.Condition()
         self.unreadable: set[str] = set()
+        self.hold = CreationHold()
         exchange.on(ReadyNote, self._ready_note)
 
     # -- creation --------------------------------------------------------------------------
@@ -138,7 +140,8 @@ class Keys:
         async def work() -> Sequence[KeyView]:
             batch = await self._store.batch_by_request(application, names.request_id)
             if batch is None:
-                batch = await self._generate(application, request, parameters, hashed)
+                async with self.hold.creating():
+                    batch = await self._generate(application, request, parameters, hashed)
             elif batch.request_hash != hashed:
                 raise KeycairnError(
                     Code.CONFLICT,

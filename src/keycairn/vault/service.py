@@ -33,6 +33,7 @@ from keycairn.vault.claims import Claims
 from keycairn.vault.control import Announce, PoolDropped
 from keycairn.vault.emergency import Documents, ErsKeys
 from keycairn.vault.exchange import Exchange
+from keycairn.vault.hold import CreationHold
 from keycairn.vault.keys import Keys
 from keycairn.vault.policy import parse, warnings_for
 from keycairn.vault.pools import Place, Pool, Pools
@@ -185,6 +186,11 @@ class NodeService:
         """SHA-256 of stored evidence that nobody can look at now; whoever looks keeps it. What is
         in here counts as "can't tell"."""
         return self._keys.unreadable
+
+    @property
+    def creation(self) -> CreationHold:
+        """Holds back key creation while a backup point is taken."""
+        return self._keys.hold
 
     # -- life ------------------------------------------------------------------------------
 
