@@ -12,6 +12,7 @@ import pytest
 from keycairn.encoding import SecretBytes, SecretScalar
 from keycairn.errors import Code, KeycairnError
 from keycairn.vault.ports import (
+    AnsweredBefore,
     BanRow,
     BundleRow,
     DocumentRow,
@@ -204,6 +205,31 @@ async def test_r02_all_of_a_request_are_spent_or_none(store: Store) -> None:
     assert await store.paths("key-a") == ["m/0"]
     await store.spend_all([])
     await store.spend_all([spend(101), spend(102)])
+
+
+async def test_r02_nothing_is_spent_for_a_request_that_has_a_result(store: Store) -> None:
+    await store.begin_incarnation(b"inc-1", 1)
+    await store.spend_all([spend(1)], unless=("shop", "r-1"))
+    await store.put_request(RequestRow("shop", "r-1", b"h", {}), hurry=False)
+    with pytest.raises(AnsweredBefore):
+        await store.spend_all([spend(2)], unless=("shop", "r-1"))
+    await store.spend_all([spend(2)], unless=("bank", "r-1"))
+    assert len(await store.spends()) == 2
+
+
+async def test_a_write_without_hurry_shares_a_transaction_or_is_made_soon(store: Store) -> None:
+    row = RequestRow("shop", "r-1", b"h", {})
+    await store.put_request(row, hurry=False)
+    assert await store.request("shop", "r-1") == row
+    waiting = asyncio.create_task(store.put_request(replace(row, request_id="r-2"), hurry=False))
+    await asyncio.sleep(0)
+    await store.put_request(replace(row, request_id="r-3"))
+    assert await store.request("shop", "r-2") is not None
+    await waiting
+    last = asyncio.create_task(store.put_request(replace(row, request_id="r-4"), hurry=False))
+    await asyncio.sleep(0)
+    await store.close()
+    await last
 
 
 async def test_t046_batches_that_share_a_presignature_in_parallel(store: Store) -> None:

@@ -49,6 +49,8 @@ class Environment:
         incarnation: 32 bytes drawn at process start.
         timeout: seconds that a whole session may take.
         executor: where generator steps run (None: the loop's default threads).
+        inline: they are so short that handing them to a thread would take longer: they run on the
+            event loop.
         crash: called with the name of every durable step and send, before and after; a test
             build may end the process there.
     """
@@ -62,6 +64,7 @@ class Environment:
     journal: Journal
     timeout: float = 30.0
     executor: Executor | None = None
+    inline: bool = False
     crash: Callable[[str], None] = lambda _: None
 
 
@@ -138,6 +141,8 @@ class _Runner:
                 generator.close()
 
     async def _off_loop(self, work: Callable[[], Any]) -> Any:
+        if self.env.inline:
+            return work()
         step = asyncio.get_running_loop().run_in_executor(self.env.executor, work)
         try:
             return await asyncio.shield(step)

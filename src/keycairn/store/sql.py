@@ -19,6 +19,7 @@ from keycairn.store.integrity import spent
 from keycairn.store.keys import SqlKeys
 from keycairn.store.transaction import Checked, Reader, Transaction, chunks, damaged_error, mappings
 from keycairn.vault.ports import (
+    AnsweredBefore,
     BanRow,
     BundleRow,
     DamagedRow,
@@ -66,7 +67,12 @@ class SqlStore(SqlKeys):
             # A store that began no incarnation itself takes over what it finds.
             self._counters = {tx.spent_before}
 
-    async def spend_all(self, rows: Sequence[SpendRow], paths: Sequence[str] = ()) -> None:
+    async def spend_all(
+        self,
+        rows: Sequence[SpendRow],
+        paths: Sequence[str] = (),
+        unless: tuple[str, str] | None = None,
+    ) -> None:
         if not rows:
             return
         values = [codec.spend_to_row(row) for row in rows]
@@ -78,6 +84,10 @@ class SqlStore(SqlKeys):
 
         async def work(tx: Transaction) -> None:
             self._require_newest(tx, first.incarnation)
+            if unless is not None:
+                place = {"application": unless[0], "request_id": unless[1]}
+                if await tx.index(schema.requests, [schema.row_key(schema.requests, place)]):
+                    raise AnsweredBefore
             if self._holds_presignatures:
                 await tx.conn.execute(delete(table).where(table.c.presignature_id.in_(ids)))
             # Ids, base nonces and their index entries are unique: whoever was there first, even
@@ -94,6 +104,8 @@ class SqlStore(SqlKeys):
 
         try:
             await self._write(work)
+        except AnsweredBefore:
+            raise
         except KeycairnError as exc:
             raise _spent() if exc.code is Code.CONFLICT else exc from exc
 

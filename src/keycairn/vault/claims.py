@@ -8,7 +8,7 @@ of no use to the others: it, and all that was made in the same session, is dropp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +65,14 @@ class Claims:
         self._sessions = sessions
         self._rng = rng
 
-    async def take(self, row: KeyRow, job: Job, explicit: bytes | None) -> Taken | None:
+    async def take(
+        self, row: KeyRow, job: Job, explicit: bytes | None, check: Callable[[], Awaitable[None]]
+    ) -> Taken | None:
         """What the request uses, as all its signers will; None: a full session.
 
         Args:
             explicit: id of the presignature that this node's user named.
+            check: whether the request was answered before; done while there is time.
 
         Raises:
             KeycairnError: E_PRESIG_SPENT, E_PRESIG_UNKNOWN; of a named one, or of those that the
@@ -83,7 +86,7 @@ class Claims:
             return None  # the session says who is missing
         if players[0] == self._index:
             return await self._propose(row, job, explicit)
-        return await self._follow(row, job, explicit)
+        return await self._follow(row, job, explicit, check)
 
     def end(self, taken: Taken) -> None:
         """The request has ended."""
@@ -118,8 +121,10 @@ class Claims:
                 return None  # a setup has just ended, or the database lost them: make new ones
             raise
 
-    async def _follow(self, row: KeyRow, job: Job, explicit: bytes | None) -> Taken | None:
-        hello = await self._sessions.proposal(job.names, job.names.players[0])
+    async def _follow(
+        self, row: KeyRow, job: Job, explicit: bytes | None, check: Callable[[], Awaitable[None]]
+    ) -> Taken | None:
+        hello = await self._sessions.proposal(job.names, job.names.players[0], check)
         ids = job.proposed(hello)
         if ids is None:
             if explicit is not None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from keycairn.encoding import SecretBytes, SecretScalar
+from keycairn.errors import Code, KeycairnError
 from keycairn.protocols.record import KeyRecord, KeyShare
 
 
@@ -97,6 +98,13 @@ class RequestRow:
     request_id: str
     request_hash: bytes
     result: Mapping[str, Any]
+
+
+class AnsweredBefore(KeycairnError):
+    """The request has a result: nothing was spent for it again."""
+
+    def __init__(self) -> None:
+        super().__init__(Code.CONFLICT, "this request was answered before")
 
 
 @dataclass(frozen=True)
@@ -212,10 +220,16 @@ class Store(Protocol):
         """Record a process start; everything of earlier incarnations is dead from here on."""
         ...
 
-    async def spend_all(self, rows: Sequence[SpendRow], paths: Sequence[str] = ()) -> None:
+    async def spend_all(
+        self,
+        rows: Sequence[SpendRow],
+        paths: Sequence[str] = (),
+        unless: tuple[str, str] | None = None,
+    ) -> None:
         """Spend presignatures of one key, all or none, in one durable transaction (R-02): their
         stored rows are deleted, the incarnation's counter advances, ``paths`` join the key's
-        ledger. Conditional on the counter that this process left.
+        ledger. Conditional on the counter that this process left, and on that there is no result
+        yet of the request ``unless``, (application, request id): else :class:`AnsweredBefore`.
 
         E_PRESIG_SPENT if an id or a base nonce was spent before; E_QUARANTINED if a newer
         incarnation is recorded; E_STORE_ROLLBACK, from then on for every spend, if the counter

@@ -27,6 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 _REMEMBERED = 1000
 _NOTICE_SECONDS = 1.0
 _DIALLING_SECONDS = 5.0
+_AT_ONCE_SECONDS = 0.25
 
 
 def check_names(names: SessionNames, vault_players: tuple[int, ...]) -> None:
@@ -209,16 +210,25 @@ class Sessions:
         """Whether no user's request has been running for ``seconds``."""
         return not self._public and self._clock.monotonic() - self._idle_since >= seconds
 
+    def connected(self, players: Iterable[int]) -> bool:
+        """Whether all of them are connected right now."""
+        return all(self._link.is_up(p) for p in players if p != self._params.index)
+
     async def reach(self, players: Iterable[int]) -> bool:
         """Whether all of them are connected, after a moment for nodes that still dial."""
-        peers = {p for p in players if p != self._params.index}
-        if all(self._link.is_up(p) for p in peers):
+        if self.connected(players):
             return True
+        peers = {p for p in players if p != self._params.index}
         limit = min(self._params.session_seconds, _DIALLING_SECONDS)
         return await self._link.wait_up(peers, limit) >= peers
 
-    async def proposal(self, names: SessionNames, proposer: int) -> Hello:
+    async def proposal(
+        self, names: SessionNames, proposer: int, meanwhile: Callable[[], Awaitable[None]]
+    ) -> Hello:
         """What the proposer of a session wants to run, as soon as it says so.
+
+        Args:
+            meanwhile: done if it does not come at once; what it raises ends the wait.
 
         Raises:
             KeycairnError: as ``Router.proposal``; Abort E_PEER_TIMEOUT when it says nothing.
@@ -227,7 +237,14 @@ class Sessions:
         try:
             async with asyncio.timeout(limit):
                 route = route_of(self._params.vault_id, names.session_id)
-                return await self._router.proposal(route, proposer)
+                coming = asyncio.ensure_future(self._router.proposal(route, proposer))
+                try:
+                    done, _ = await asyncio.wait({coming}, timeout=_AT_ONCE_SECONDS)
+                    if not done:
+                        await meanwhile()
+                    return await coming
+                finally:
+                    coming.cancel()
         except TimeoutError:
             raise Abort(
                 Code.PEER_TIMEOUT,
@@ -249,18 +266,25 @@ class Sessions:
         *,
         public: bool = True,
         timeout: float | None = None,
+        inline: bool = False,
     ) -> R:
         """Run one session.
 
         Args:
+            inline: see :class:`~keycairn.protocols.driver.Environment`.
             public: counts against ``max_sessions``. Pair setups and presigning don't, nor does
                 the session of a request that was admitted before.
         """
         with self.admitted() if public else nullcontext():
-            return await self._admitted(spec, factory, journal, timeout)
+            return await self._admitted(spec, factory, journal, timeout, inline)
 
     async def _admitted(
-        self, spec: SessionSpec, factory: Factory[R], journal: Journal, timeout: float | None
+        self,
+        spec: SessionSpec,
+        factory: Factory[R],
+        journal: Journal,
+        timeout: float | None,
+        inline: bool,
     ) -> R:
         self.refuse_banned(spec.players)
         limit = timeout if timeout is not None else self._params.session_seconds
@@ -274,6 +298,7 @@ class Sessions:
             journal=journal,
             timeout=limit,
             executor=self._executor,
+            inline=inline,
             crash=self._crash,
         )
         # Not by name: a second session of the same name is refused, and must not take the first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,12 +19,12 @@ from keycairn.vault.claims import Claims
 from keycairn.vault.coverage import KeyCoverage, gate
 from keycairn.vault.jobs import EcdsaJob, FrostJob, Job, check_shape
 from keycairn.vault.keys import Keys, not_found
-from keycairn.vault.ports import KeyRow, RequestRow, SpendRow, Store
+from keycairn.vault.ports import AnsweredBefore, KeyRow, RequestRow, SpendRow, Store
 from keycairn.vault.sessions import Sessions, check_names
 from keycairn.vault.setups import SetupBook
 
 _REQUEST = tag("request/sign")
-#: From so many items on, paths are derived in a thread.
+#: With more items than this, paths are derived, and signatures made, in a thread.
 _MANY = 4
 #: A key that signs is read again after so many seconds, so many keys at once. Nothing may change
 #: meanwhile but its evidence, which need not be noticed sooner.
@@ -45,6 +45,7 @@ class SigningJournal:
 
     Args:
         paths: what the key's ledger takes in with the spend.
+        request: (application, request id), for which nothing is spent once it has a result.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class SigningJournal:
         clock: Clock,
         incarnation: bytes,
         paths: Sequence[str] = (),
+        request: tuple[str, str] | None = None,
     ) -> None:
+        self._request = request
         self._store = store
         self._sessions = sessions
         self._clock = clock
@@ -64,7 +67,7 @@ class SigningJournal:
     async def commit(self, what: str, record: Any) -> None:
         if isinstance(record, tuple):
             rows = [self._row(spend) for spend in record]
-            await self._store.spend_all(rows, self._paths)
+            await self._store.spend_all(rows, self._paths, self._request)
         elif isinstance(record, Ban):
             # A ban must reach the disk even if the client has gone and this session is cancelled.
             await asyncio.shield(self._sessions.ban(record.peers, record.reason))
@@ -150,22 +153,67 @@ class Signing:
             request.taproot,
         )
 
-        place = f"sign/{names.request_id}"
+        place = (application, f"sign/{names.request_id}")
+
+        async def check() -> None:
+            if place in self._settling or await self._store.request(*place) is not None:
+                raise AnsweredBefore
 
         async def work() -> tuple[Signature, ...]:
-            done = self._settling.get((application, place))
-            done = done or await self._store.request(application, place)
-            if done is not None:
-                found = _from_row(done, hashed)
+            try:
+                if place in self._settling or not self._sessions.connected(names.players):
+                    await check()
+                with self._sessions.admitted():
+                    result = await self._run(hot, request, explicit, place, check)
+            except AnsweredBefore:
                 # A signer that has no result yet needn't wait for this one.
                 await self._sessions.decline(names, Code.CONFLICT)
-                return found
-            with self._sessions.admitted():
-                result = await self._run(hot, request, explicit)
-            self._settle(RequestRow(application, place, hashed, _to_json(result)))
+                done = self._settling.get(place) or await self._store.request(*place)
+                if done is None:
+                    raise
+                return _from_row(done, hashed)
+            self._settle(RequestRow(*place, hashed, _to_json(result)))
             return result
 
         return await self._sessions.once(application, "sign", names, hashed, work)
+
+    async def _run(
+        self,
+        hot: _Hot,
+        request: Sign,
+        explicit: bytes | None,
+        place: tuple[str, str],
+        check: Callable[[], Awaitable[None]],
+    ) -> tuple[Signature, ...]:
+        """Sign, unless ``check`` raises: a repeated request has its result already.
+
+        From the pool that shows in the spend's own transaction, which is sooner than to look first.
+        """
+        self._sessions.refuse_banned(request.names.players)
+        job = await self._job(request, hot.key)
+        taken = await self._claims.take(hot.row, job, explicit, check)
+        journal = self._journal(job.paths, place)
+        if taken is None:
+            await check()
+            made = await self._sessions.run(job.full_spec(), job.full, journal, public=False)
+            self.signed["full"] += len(made)
+            return tuple(job.signature(m) for m in made)
+        try:
+            made = await self._sessions.run(
+                job.use_spec(taken.ids, taken.claim.opening),
+                lambda party: job.use(party, taken.claim),
+                journal,
+                public=False,
+                inline=len(job.items) <= _MANY,
+            )
+        except PeerAborted as exc:
+            if exc.code is Code.PRESIG_UNKNOWN:
+                self._claims.refused(taken)
+            raise
+        finally:
+            self._claims.end(taken)
+        self.signed["pool"] += len(made)
+        return tuple(job.signature(m) for m in made)
 
     async def _look_up(self, application: str, key_id: str) -> _Hot:
         """The key, its evidence and its share; for a second from memory if it may sign."""
@@ -200,31 +248,6 @@ class Signing:
                 del self._settling[place]
 
         self._spawn(save())
-
-    async def _run(self, hot: _Hot, request: Sign, explicit: bytes | None) -> tuple[Signature, ...]:
-        self._sessions.refuse_banned(request.names.players)
-        job = await self._job(request, hot.key)
-        taken = await self._claims.take(hot.row, job, explicit)
-        journal = self._journal(job.paths)
-        if taken is None:
-            made = await self._sessions.run(job.full_spec(), job.full, journal, public=False)
-            self.signed["full"] += len(made)
-            return tuple(job.signature(m) for m in made)
-        try:
-            made = await self._sessions.run(
-                job.use_spec(taken.ids, taken.claim.opening),
-                lambda party: job.use(party, taken.claim),
-                journal,
-                public=False,
-            )
-        except PeerAborted as exc:
-            if exc.code is Code.PRESIG_UNKNOWN:
-                self._claims.refused(taken)
-            raise
-        finally:
-            self._claims.end(taken)
-        self.signed["pool"] += len(made)
-        return tuple(job.signature(m) for m in made)
 
     async def _job(self, request: Sign, key: KeyShare) -> Job:
         index, vault = self._params.index, self._params.vault_id
