@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import coincurve
+import eth_keyfile
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,7 +23,7 @@ import keycairn.ers
 from curves import oracle
 from ers.helpers import document_of, make_key, refused
 from keycairn.errors import Code
-from keycairn.ers import cli
+from keycairn.ers import cli, cli_recover
 from keycairn.ers.document import Document
 from keycairn.ers.network import interfaces_up, require_offline
 from keycairn.ers.possession import check_answers, make_challenges
@@ -140,6 +141,72 @@ def test_recover_writes_keys_that_sign(kit: Path) -> None:
     error(2, Code.MALFORMED, "sign", "--key", files[0], "--digest", "00")
     error(2, Code.MALFORMED, "sign", "--key", kit / "rsa.pem", "--digest", digest)
     error(3, Code.CONFLICT, kit / "all.json", *private(kit), "--out", out, "--allow-network")
+
+
+def test_forms_are_files_and_nothing_of_them_is_printed(kit: Path) -> None:
+    (kit / "pw").write_text("keystore password\nsecond line\n")
+    done = run(kit / "all.json", *private(kit), "--out", kit / "out", "--allow-network", "--json",
+               "--keystore-password-file", kit / "pw")  # fmt: skip
+    assert done.returncode == 0, done
+    assert "scalars, not seeds" in done.stderr
+    entries = {entry["key_id"]: entry for entry in json.loads(done.stdout)["recovered"]}
+    assert set(entries["key/a:1"]["files"]) == {"json", "pem", "descriptors", "keystore"}
+    assert set(entries["key-b"]["files"]) == {"json", "children"}
+    assert set(entries["key-p"]["files"]) == {"json", "pem", "children"}
+    body = json.loads(Path(entries["key/a:1"]["files"]["keystore"]).read_text())
+    secret = KEYS[0].statement.group.encode_scalar(KEYS[0].secret)
+    assert eth_keyfile.decode_keyfile_json(body, b"keystore password") == secret
+    for file in (kit / "out").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        for line in file.read_text().split('"'):
+            if len(line) > 30 and not line.isspace() and "private" not in line:
+                assert line not in done.stdout + done.stderr or line in json.dumps(
+                    [entry["public_key"] for entry in entries.values()]
+                )
+    one = result(kit / "all.json", *private(kit), "--out", kit / "few", "--allow-network",
+                 "--format", "wif", "--format", "pem")  # fmt: skip
+    assert [set(entry["files"]) for entry in one["recovered"]] == [
+        {"json", "pem"}, {"json"}, {"json", "pem"}
+    ]  # fmt: skip
+    # Without a terminal and without a file nobody can be asked for the password.
+    out = ["--out", kit / "none", "--allow-network"]
+    error(2, Code.MALFORMED, kit / "all.json", *private(kit), *out, "--format", "keystore")
+    error(2, Code.MALFORMED, kit / "all.json", *private(kit), *out, "--format", "nonsense")
+    (kit / "pw").write_text("\n")
+    error(2, Code.MALFORMED, kit / "all.json", *private(kit), *out,
+          "--keystore-password-file", kit / "pw")  # fmt: skip
+    assert not (kit / "none").exists()
+
+
+def test_export_gives_one_form_of_a_key_or_a_child(kit: Path) -> None:
+    done = result(kit / "all.json", *private(kit), "--out", kit / "out", "--allow-network")
+    files = [entry["file"] for entry in done["recovered"]]
+    root = json.loads(Path(files[0]).read_text())
+    for form in ("hex", "pem", "wif", "xprv"):
+        name = {"hex": "private_key", "pem": "private_key_pem"}.get(form, form)
+        made = result("export", "--key", files[0], "--format", form, "--print")
+        assert made["private_key"] == root[name].strip()
+        made = result("export", "--key", files[0], "--format", form, "--out", kit / form)
+        assert stat.S_IMODE((kit / form).stat().st_mode) == 0o600
+        assert (kit / form).read_text() == root[name].strip() + "\n"
+        assert root["private_key"] not in json.dumps(made)
+    (kit / "pw").write_text("pw\n")
+    child = "--key", files[0], "--path", "m/7"
+    result("export", *child, "--format", "keystore", "--keystore-password-file", kit / "pw",
+           "--out", kit / "keystore")  # fmt: skip
+    secret = eth_keyfile.decode_keyfile_json(json.loads((kit / "keystore").read_text()), b"pw")
+    signed = result("sign", *child, "--digest", "11" * 32)
+    assert coincurve.PrivateKey(secret).public_key.format().hex() == signed["public_key"]
+    assert signed["path"] == "m/7"
+    shown = run("export", *child, "--format", "descriptors", "--print").stdout
+    assert "wpkh(" in shown
+    assert "xprv" not in shown
+    error(2, Code.MALFORMED, "export", *child, "--format", "xprv", "--print")
+    error(2, Code.MALFORMED, "export", "--key", files[1], "--format", "pem", "--print")
+    error(2, Code.MALFORMED, "export", "--key", files[0], "--format", "wif")
+    error(2, Code.MALFORMED, "export", "--key", files[0], "--path", "m/1'", "--format", "hex",
+          "--print")  # fmt: skip
+    error(3, Code.CONFLICT, "export", "--key", files[0], "--format", "wif", "--out", kit / "wif")
 
 
 def test_a_recovered_p256_key_is_a_pem_for_openssl_and_signs(kit: Path) -> None:
@@ -279,7 +346,7 @@ def test_verify_with_public_data(kit: Path) -> None:
     done = result("verify", kit / "node2.cbor")
     assert {k["status"] for k in done["keys"]} == {"PARTIAL 1/3"}
     # The private key has no business here.
-    error(2, Code.MALFORMED, "verify", kit / "all.json", "--rsa-public-key", kit / "rsa.pem")
+    error(3, Code.POLICY, "verify", kit / "all.json", "--rsa-public-key", kit / "rsa.pem")
     error(5, Code.ERS_INVALID, "verify", kit / "rsa.pub")
     assert "valid: True" in run("verify", kit / "all.json").stdout
 
@@ -290,8 +357,11 @@ def test_only_recover_takes_document_and_private_key(kit: Path) -> None:
         error(3, Code.POLICY, "prove", "--challenges", kit / name, *key, "--out", kit / "a")
     error(2, Code.MALFORMED, "prove", "--challenges", kit / "pass", *key, "--out", kit / "a")
     assert not (kit / "a").exists()
-    error(2, Code.MALFORMED, "verify", kit / "all.json", "--rsa-key", kit / "rsa.pem")
-    error(2, Code.MALFORMED, "sign", "--key", kit / "node1.cbor", "--digest", "00" * 32)
+    for option in ("--rsa-key", "--pkcs11-module", "--transit-address"):
+        error(3, Code.POLICY, "verify", kit / "all.json", option, kit / "rsa.pem")
+    error(3, Code.POLICY, "verify", kit / "all.json", kit / "rsa.pem")
+    error(3, Code.POLICY, "sign", "--key", kit / "node1.cbor", "--digest", "00" * 32)
+    error(3, Code.POLICY, "export", "--key", kit / "all.json", "--format", "hex", "--print")
     for name in ("all.json", "node1.cbor"):
         folder = kit / f"beside-{name}"
         folder.mkdir()
@@ -387,7 +457,7 @@ def test_network_refusal_comes_before_any_file_is_read(
     def up() -> None:
         require_offline(Path("/nonexistent"))
 
-    monkeypatch.setattr(cli, "require_offline", up)
+    monkeypatch.setattr(cli_recover, "require_offline", up)
     assert cli.main(["missing.json", "--rsa-key", "none", "--out", "none", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "E_POLICY"
     args = ["missing.json", "--rsa-key", "none", "--out", "none", "--json", "--allow-network"]

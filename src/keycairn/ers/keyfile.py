@@ -1,25 +1,24 @@
-"""Files of the offline tool: recovered keys, RSA key pairs, and writing them with care."""
+"""The file of a recovered key: everything about it in one JSON object, read back by this tool."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from keycairn.curves import GROUPS, Group
 from keycairn.curves.pem import private_key_pem
-from keycairn.encoding import SecretScalar, decode_hex, decode_json
+from keycairn.encoding import SecretBytes, SecretScalar, decode_hex, decode_json
 from keycairn.errors import Code, KeycairnError, malformed
-from keycairn.ers.document import looks_like_document
+from keycairn.ers.children import addresses_of
 from keycairn.ers.recover import RecoveredKey
 from keycairn.ers.statement import CURVES
+from keycairn.ers.wallets import extended_key, wif
 
 FORMAT = "keycairn-recovered-key"
 VERSION = 1
+#: A key file with the longest list of paths is smaller.
+MAX_KEY_FILE = 4 << 20
 
 _ENCODING = {
     "secp256k1": "scalar, 32 bytes big-endian",
@@ -29,97 +28,17 @@ _ENCODING = {
 }
 
 
-def read_file(path: Path, limit: int) -> bytes:
-    """A whole file of at most ``limit`` bytes; E_NOT_FOUND, E_UNAVAILABLE or E_TOO_LARGE."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as exc:
-        raise KeycairnError(Code.NOT_FOUND, f"there is no file {path}") from exc
-    except OSError as exc:
-        raise KeycairnError(
-            Code.UNAVAILABLE, f"cannot read {path}: {exc.strerror or 'input error'}"
-        ) from exc
-    if len(data) > limit:
-        raise KeycairnError(Code.TOO_LARGE, f"{path} is larger than {limit} bytes")
-    return data
+def render(key: RecoveredKey, forms: frozenset[str]) -> bytes:
+    """The file of a recovered key: JSON with ``private_key`` in hex.
 
-
-def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Create a file that did not exist, with ``mode``, and flush it to the disk.
-
-    Raises:
-        KeycairnError: E_CONFLICT if it exists, E_UNAVAILABLE if it cannot be written (then no
-            file is left behind).
+    Args:
+        forms: further forms of the private key that go into it: "pem", "wif", "xprv". Fields of
+            forms that are not asked for, or that the key does not have, are null.
     """
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    except FileExistsError as exc:
-        raise KeycairnError(Code.CONFLICT, f"{path} exists already", next="name another") from exc
-    except OSError as exc:
-        raise KeycairnError(Code.UNAVAILABLE, f"cannot write {path}: {exc.strerror}") from exc
-    try:
-        with os.fdopen(fd, "wb") as stream:
-            os.fchmod(stream.fileno(), mode)
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as exc:
-        path.unlink(missing_ok=True)
-        raise KeycairnError(Code.UNAVAILABLE, f"cannot write {path}: {exc.strerror}") from exc
-
-
-def fresh_directory(path: Path) -> None:
-    """Make ``path`` (mode 0700), or take it if it is empty; E_CONFLICT if it holds anything."""
-    try:
-        path.mkdir(mode=0o700)
-    except FileExistsError as exc:
-        if not path.is_dir() or path.is_symlink() or any(path.iterdir()):
-            raise KeycairnError(
-                Code.CONFLICT,
-                f"{path} exists and is not an empty directory",
-                not_lost="Nothing was written.",
-                next="give --out a new directory",
-            ) from exc
-        path.chmod(0o700)
-    except OSError as exc:
-        raise KeycairnError(Code.UNAVAILABLE, f"cannot make {path}: {exc.strerror}") from exc
-
-
-def refuse_beside_document(directory: Path) -> None:
-    """An RSA private key is not written where an ERS document lies (E_POLICY)."""
-    try:
-        files = sorted(entry for entry in directory.iterdir() if entry.is_file())
-        heads = {}
-        for entry in files:
-            with entry.open("rb") as stream:
-                heads[entry.name] = stream.read(64)
-    except OSError as exc:
-        raise KeycairnError(
-            Code.UNAVAILABLE, f"cannot look into {directory}: {exc.strerror}"
-        ) from exc
-    for name, head in heads.items():
-        if looks_like_document(head):
-            raise KeycairnError(
-                Code.POLICY,
-                f"{name} is an ERS document: with the RSA private key beside it, whoever gets "
-                "this directory has the keys",
-                not_lost="No key was made.",
-                next="write the RSA key to another medium",
-            )
-
-
-def _file_name(key_id: str, taken: Sequence[str]) -> str:
-    stem = re.sub(r"[^A-Za-z0-9_-]", "_", key_id)[:64]
-    name, number = f"{stem}.json", 2
-    while name in taken:
-        name, number = f"{stem}-{number}.json", number + 1
-    return name
-
-
-def render(key: RecoveredKey) -> bytes:
-    """The file of a recovered key: JSON with ``private_key`` in hex."""
     s, code = key.statement, key.chain_code
+    bitcoin = s.curve == "secp256k1"
+    extended = extended_key(key.private_key, code) if bitcoin and code else None
+    pem = private_key_pem(s.curve, key.private_key.reveal()) if "pem" in forms else None
     body = {
         "format": FORMAT,
         "version": VERSION,
@@ -130,7 +49,11 @@ def render(key: RecoveredKey) -> bytes:
         "public_key": s.public_key.hex(),
         "private_key": s.group.encode_scalar(key.private_key.reveal()).hex(),
         "private_key_encoding": _ENCODING.get(s.curve, "scalar"),
-        "private_key_pem": private_key_pem(s.curve, key.private_key.reveal()),
+        "private_key_pem": pem,
+        "wif": wif(key.private_key) if bitcoin and "wif" in forms else None,
+        "xprv": extended.xprv.reveal().decode() if extended and "xprv" in forms else None,
+        "xpub": extended.xpub if extended else None,
+        "addresses": addresses_of(s.scheme, s.curve, s.public_key),
         "chain_code": code.reveal().hex() if code else None,
         "chain_code_lost": key.chain_code_lost,
         "generation": s.generation,
@@ -139,33 +62,12 @@ def render(key: RecoveredKey) -> bytes:
         "paths": None if key.paths is None else list(key.paths),
         "paths_left_out": key.paths_left_out,
     }
+    return to_json(body)
+
+
+def to_json(body: Any) -> bytes:
+    """JSON for people: indented, with a new line at its end."""
     return (json.dumps(body, indent=2) + "\n").encode("ascii")
-
-
-def write_keys(directory: Path, keys: Sequence[RecoveredKey]) -> list[dict[str, Any]]:
-    """Write every key to its own file (0600) in a fresh directory: all, or none.
-
-    Returns:
-        for each key: key_id, public_key, curve, file.
-    """
-    fresh_directory(directory)
-    written: dict[str, Mapping[str, Any]] = {}
-    try:
-        for key in keys:
-            name = _file_name(key.key_id, list(written))
-            write_new(directory / name, render(key))
-            written[name] = {
-                "key_id": key.key_id,
-                "curve": key.curve,
-                "public_key": key.public_key.hex(),
-                "generation": key.statement.generation,
-                "file": str(directory / name),
-            }
-    except KeycairnError:
-        for name in written:
-            (directory / name).unlink(missing_ok=True)
-        raise
-    return [dict(entry) for entry in written.values()]
 
 
 @dataclass(frozen=True)
@@ -177,11 +79,17 @@ class RecoveredKeyFile:
     group: Group
     public_key: bytes
     private_key: SecretScalar
+    chain_code: SecretBytes | None = None
+    paths: tuple[str, ...] = ()
+
+    @property
+    def curve(self) -> str:
+        return self.group.name
 
 
 def load_key(data: bytes) -> RecoveredKeyFile:
     """Read a recovered key's file; E_MALFORMED, or E_BAD_SCALAR if it does not fit itself."""
-    value = decode_json(data, max_bytes=1 << 16)
+    value = decode_json(data, max_bytes=MAX_KEY_FILE)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise malformed("not a recovered key file of keycairn-recover")
     if value.get("version") != VERSION or value.get("curve") not in CURVES:
@@ -195,4 +103,21 @@ def load_key(data: bytes) -> RecoveredKeyFile:
     x = group.decode_scalar(raw, nonzero=True)
     if group.base_mul(x).encode() != public:
         raise KeycairnError(Code.BAD_SCALAR, "the private key does not fit the public key")
-    return RecoveredKeyFile(str(value.get("key_id")), scheme, group, public, SecretScalar(x))
+    code = value.get("chain_code")
+    return RecoveredKeyFile(
+        str(value.get("key_id")),
+        scheme,
+        group,
+        public,
+        SecretScalar(x),
+        None if code is None else SecretBytes(decode_hex(code, length=32, what="chain_code")),
+        _paths(value.get("paths")),
+    )
+
+
+def _paths(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(path, str) for path in value):
+        raise malformed("the paths of a key file are a list of texts")
+    return tuple(value)

@@ -29,7 +29,7 @@ from keycairn.encoding.strict import decode_json
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.ers.cli import parse_expected
 from keycairn.ers.document import MAX_JSON, Document
-from keycairn.ers.keyfile import write_new
+from keycairn.ers.files import write_new
 from keycairn.ers.rsa import load_rsa_public_key
 from keycairn.ers.verify import ExpectedKey, verify_document
 
