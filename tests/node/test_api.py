@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import inspect
 import json
 import time
 from hashlib import sha256
@@ -11,10 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 
 from keycairn.errors import Code, KeycairnError, PeerAborted
 from keycairn.node.api import ApiKeys
 from keycairn.node.config import Application
+from node.conftest import build
 
 GOOD: dict[str, Any] = {
     "session_id": "s1",
@@ -463,3 +466,15 @@ async def test_a_peer_that_lacks_the_key_is_not_mistaken_for_this_node(
     answer = await http.post("/v1/keys/K1/sign", json=SIGN | {"message": "00"})
     assert code(answer) == "E_NOT_FOUND"
     assert "player 3" in answer.json()["error"]["message"]
+
+
+def test_no_request_takes_a_thread(service: Any) -> None:
+    """The framework runs plain functions that routes depend on in a thread: more than the whole
+    rest of a request costs. Ours only compare and parse."""
+    found = 0
+    for route in build(service).routes:
+        if isinstance(route, APIRoute):
+            for dependant in (route.dependant, *route.dependant.dependencies):
+                assert inspect.iscoroutinefunction(dependant.call), (route.path, dependant.call)
+                found += 1
+    assert found > 20

@@ -76,6 +76,19 @@ async def test_management_needs_the_token_of_this_start(running: NodeConfig, api
     assert caught.value.code is Code.AUTHN
 
 
+async def test_an_answer_is_one_piece(running: NodeConfig) -> None:
+    reader, writer = await asyncio.open_connection(running.api.listen.host, running.api.listen.port)
+    for _ in range(3):
+        writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        head, _, body = (await reader.read(65536)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 ")
+        assert json.loads(body)["node"] == 1
+    # What a connection that closes still has to say is said.
+    writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert json.loads((await reader.read()).partition(b"\r\n\r\n")[2])["node"] == 1
+    writer.close()
+
+
 async def test_T006_unban_of_no_peer(running: NodeConfig, api_key: str) -> None:
     async with OperatorClient.of(running) as node:
         for player, expected in (("1", "E_BAD_INDEX"), ("3", "E_BAD_INDEX"), ("x", "E_BAD_INDEX")):
