@@ -24,6 +24,7 @@ SLOW = (
     "cli/test_vault_commands",
     "disasters/",
     "encryptors/test_contract",
+    "encryptors/test_five_nodes",
     "encryptors/test_transit",
     "ers/test_cheating",
     "ers/test_cli",
