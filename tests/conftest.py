@@ -25,6 +25,7 @@ SLOW = (
     "disasters/",
     "encryptors/test_contract",
     "encryptors/test_five_nodes",
+    "encryptors/test_plugins",
     "encryptors/test_transit",
     "ers/test_cheating",
     "ers/test_cli",

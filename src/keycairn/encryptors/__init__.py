@@ -12,7 +12,13 @@ Use these names; the modules behind them may move.
 """
 
 from keycairn.encryptors.check import CheckReport, check_encryptor
-from keycairn.encryptors.config import ArgonParams, EncryptorConfig, read_key_file, read_secret
+from keycairn.encryptors.config import (
+    ArgonParams,
+    EncryptorConfig,
+    key_bytes,
+    read_key_file,
+    read_secret,
+)
 from keycairn.encryptors.keyring import (
     DataKeys,
     Keyring,
@@ -41,6 +47,7 @@ __all__ = [
     "describe_keyring",
     "encryptor_of",
     "find_kind",
+    "key_bytes",
     "open_keyring",
     "read_key_file",
     "read_secret",

@@ -227,5 +227,5 @@ AWS_KMS = Kind(
         Option("access_key_id"),
     ),
     source="optional",
-    secret_is="secret access key",  # noqa: S106 - words
+    source_is="secret access key",
 )

@@ -135,7 +135,7 @@ def parse_section(
         if name.lower() in _SECRETS:
             bad(
                 f"holds `{name}`: secrets do not belong into this file",
-                f"keep the {kind.secret_is} elsewhere and name it: secret_file, secret_env or "
+                f"keep the {kind.source_is} elsewhere and name it: secret_file, secret_env or "
                 "secret_credential",
             )
         bad(f"holds the unknown key `{name}`")

@@ -129,5 +129,5 @@ def _wrapping_key(
         ) from exc
 
 
-PASSWORD = Kind("password", LocalEncryptor, secret_is="master password")  # noqa: S106 - words
-KEYFILE = Kind("keyfile", LocalEncryptor, secret_is="key file")  # noqa: S106 - words
+PASSWORD = Kind("password", LocalEncryptor, source_is="master password")
+KEYFILE = Kind("keyfile", LocalEncryptor, source_is="key file")

