@@ -26,6 +26,7 @@ from keycairn.vault.api import Sign, Signature, SignItem
 
 ROOT = "m"
 MAX_ITEMS = 100
+ID_LEN = 32
 
 Stock = Presignature[Any]
 
@@ -119,7 +120,8 @@ class Job(ABC):
             ids: tuple[bytes, ...] = decode(self.module.UseParams, hello.params).presignatures
         except KeycairnError:
             return None
-        return ids if len(ids) == len(self.items) else None
+        good = len(ids) == len(self.items) and all(len(i) == ID_LEN for i in ids)
+        return ids if good else None
 
     def _spec(self, name: str, params: Message, opening: Opening | None) -> SessionSpec:
         return SessionSpec(

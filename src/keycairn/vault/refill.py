@@ -34,7 +34,7 @@ from keycairn.vault.shelf import Shelf
 _log = logging.getLogger("keycairn.vault")
 
 #: Presignatures of one session: a short one while requests wait, longer ones are cheaper each.
-HASTY, CHUNK, MAX_COUNT = 8, 32, 100
+HASTY, CHUNK, MAX_COUNT = 16, 32, 100
 #: Sessions that an invitation can name.
 _MAX_HELD = 1024
 #: No request for so long, and the machine counts as idle.

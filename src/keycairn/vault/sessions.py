@@ -30,6 +30,12 @@ _DIALLING_SECONDS = 5.0
 _AT_ONCE_SECONDS = 0.25
 
 
+def _look_at(task: asyncio.Future[Any]) -> None:
+    """Mark the outcome of a task as seen: there may be nobody left to tell."""
+    if not task.cancelled():
+        task.exception()
+
+
 def check_names(names: SessionNames, vault_players: tuple[int, ...]) -> None:
     """Refuse bad session and request ids and impossible players.
 
@@ -245,6 +251,7 @@ class Sessions:
                     return await coming
                 finally:
                     coming.cancel()
+                    coming.add_done_callback(_look_at)
         except TimeoutError:
             raise Abort(
                 Code.PEER_TIMEOUT,
@@ -376,8 +383,7 @@ class Sessions:
 
     def _finished(self, place: tuple[str, str, str], task: asyncio.Task[Any]) -> None:
         del self._requests[place]
-        if not task.cancelled():
-            task.exception()  # marks it as retrieved: there may be no caller left
+        _look_at(task)
 
     async def _work(
         self, application: str, kind: str, names: SessionNames, work: Callable[[], Awaitable[R]]
