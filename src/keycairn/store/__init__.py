@@ -1,6 +1,7 @@
 """Adapters of the Store port (:mod:`keycairn.vault.ports`): a node's durable memory.
 
-* ``schema``: tables, in types that SQLite, PostgreSQL and MariaDB all have.
+* ``schema``: tables, in types (``types``) that SQLite, PostgreSQL and MariaDB all have.
+* ``migrations``: how databases of older schema versions become this one's.
 * ``codec``: rows of these tables to and from the port's dataclasses.
 * ``integrity``: keyed row index, table digests, audit chain (pure functions).
 * ``transaction``: read and write rows so that index, digest and row never part.

@@ -23,18 +23,19 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock
 from keycairn.store import scan, schema
 from keycairn.store.integrity import AUDIT, SPENT, Digest, Macs, empty
+from keycairn.store.migrations import TABLES, Step, steps_from
 from keycairn.store.transaction import Connection, Reader, Transaction, damaged_error
 from keycairn.vault.ports import DamagedRow
 from keycairn.vault.sealing import Sealer
@@ -295,29 +296,64 @@ class SqlCore(ABC):
             tx.audit("store.created", vault=self._vault, node=self._node)
             await tx.finish()
 
-        await self._create_tables()
+        await self._change_tables(schema.metadata.create_all)
         await self._in_transaction(work)
 
     @abstractmethod
-    async def _create_tables(self) -> None:
-        """Make the tables that are missing."""
+    async def _change_tables(self, work: Callable[[Any], None]) -> None:
+        """Run ``work``, which may be repeated, on a synchronous connection. The writers' lock,
+        for which there may be no row yet, is not taken."""
 
     async def _schema_version(self) -> bytes | None:
         query = select(schema.meta.c.value).where(schema.meta.c.name == "schema")
         return await self._read(lambda r: _scalar(r, query))
 
     async def _check_schema(self) -> None:
-        found = await self._schema_version()
-        if found == str(schema.SCHEMA_VERSION).encode():
-            return
-        if found is not None and found.isdigit() and int(found) > 0:
-            raise other_version("the database", int(found))
-        raise KeycairnError(
-            Code.STORE_INTEGRITY,
-            "the database holds no complete store",
-            not_lost="Nothing was changed.",
-            next="keycairn node restore BUNDLE --into DIR --identity FILE",
-        )
+        """Accept this version's database, and make it one of this version if it is older."""
+        raw = await self._schema_version()
+        found = int(raw) if raw is not None and raw.isdigit() else 0
+        if found > schema.SCHEMA_VERSION:
+            raise other_version("the database", found)
+        if not found:
+            raise KeycairnError(
+                Code.STORE_INTEGRITY,
+                "the database holds no complete store",
+                not_lost="Nothing was changed.",
+                next="keycairn node restore BUNDLE --into DIR --identity FILE",
+            )
+        await self._check_objects(TABLES.get(found, frozenset(schema.metadata.tables)))
+        if found < schema.SCHEMA_VERSION:
+            await self._keep(found)
+        for step in steps_from(found):
+            await self._migrate(step)
+
+    @abstractmethod
+    async def _check_objects(self, tables: Collection[str]) -> None:
+        """Refuse a database that lacks one of ``tables``, or has what could run by itself."""
+
+    @abstractmethod
+    async def _keep(self, found: int) -> None:
+        """Keep a copy of the database, which has the older version ``found``."""
+
+    async def _migrate(self, step: Step) -> None:
+        async def work(conn: Connection) -> None:
+            query = select(schema.meta.c.value).where(schema.meta.c.name == "schema")
+            if (await conn.execute(query)).scalar() != str(step.version - 1).encode():
+                return  # Another process was faster.
+            await step.rows(conn, self._macs)
+            await conn.execute(
+                update(schema.meta)
+                .where(schema.meta.c.name == "schema")
+                .values(value=str(step.version).encode())
+            )
+            if step.version == schema.SCHEMA_VERSION:
+                tx = Transaction(conn, self._macs, self._clock.now_us())
+                await tx.load()
+                tx.audit("store.migrated", version=step.version)
+                await tx.finish()
+
+        await self._change_tables(step.change_tables)
+        await self._in_transaction(work)
 
     async def _verify(self) -> None:
         """Check every row against the digests (integrity.py); remember the damaged ones."""
@@ -359,16 +395,13 @@ def rolled_back() -> KeycairnError:
 
 
 def other_version(what: str, found: int) -> KeycairnError:
-    """The error for a database of another schema version than this program's."""
-    newer = found > schema.SCHEMA_VERSION
+    """The error for a database of a newer schema version than this program's."""
     return KeycairnError(
         Code.POLICY,
         f"{what} has schema version {found}, this program knows {schema.SCHEMA_VERSION}: "
-        f"it was written by {'a newer' if newer else 'an older'} keycairn",
+        "it was written by a newer keycairn",
         not_lost="Nothing was changed.",
-        next="install the newer keycairn, or restore a bundle that this version made"
-        if newer
-        else "run the keycairn version that wrote it; this one does not convert older databases",
+        next="install the newer keycairn, or restore a bundle that this version made",
         detail={"found": found, "known": schema.SCHEMA_VERSION},
     )
 

@@ -19,6 +19,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock
-from keycairn.store import schema
 from keycairn.store.core import UnknownCommit
 from keycairn.store.engine import ThreadedStore, Work, run
 from keycairn.store.files import unavailable, write_durably
@@ -76,8 +76,8 @@ class MemoryStore(ThreadedStore):
     def _translate(self, error: Exception) -> KeycairnError:
         return translate(error)
 
-    async def _create_tables(self) -> None:
-        await self._in_transaction(lambda conn: conn.run_sync(schema.metadata.create_all))
+    async def _change_tables(self, work: Callable[[Any], None]) -> None:
+        await self._in_transaction(lambda conn: conn.run_sync(work))
 
     def _stop(self) -> None:
         super()._stop()

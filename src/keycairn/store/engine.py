@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -112,6 +112,12 @@ class ThreadedStore(SqlStore):
 
     def _run_read(self, work: Work[T]) -> T:
         return run(self._reader, work)
+
+    async def _check_objects(self, tables: Collection[str]) -> None:
+        """Nothing to look at, unless an adapter knows better."""
+
+    async def _keep(self, found: int) -> None:
+        """Copies are for databases that are one file."""
 
     async def _dispose(self) -> None:
         await asyncio.to_thread(self._stop)

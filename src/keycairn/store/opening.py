@@ -30,6 +30,7 @@ async def open_store(
     clock: Clock,
     rng: Rng,
     create: bool = False,
+    keep_older: bool = False,
 ) -> SqlStore:
     """Open a node's store and check it; arguments and errors as in each adapter's ``open``."""
     if isinstance(database, Path):
@@ -41,6 +42,7 @@ async def open_store(
             clock=clock,
             rng=rng,
             create=create,
+            keep_older=keep_older,
         )
     return await adapter(database).open(
         database, sealer=sealer, vault=vault, node=node, clock=clock, create=create

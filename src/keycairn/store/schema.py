@@ -30,68 +30,46 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     Index,
-    LargeBinary,
     MetaData,
-    String,
     Table,
     UniqueConstraint,
 )
-from sqlalchemy.dialects import mysql
-from sqlalchemy.types import TypeEngine
 
 from keycairn.encoding import digest, tag
+from keycairn.store.types import INNODB, blob, name, text
 
-#: Raised by one with every change of the tables below, together with a migration.
+#: Raised by one with every change of the tables below, together with a step in
+#: :mod:`keycairn.store.migrations` and a fixture in tests/store/fixtures.
 SCHEMA_VERSION = 2
 
 _REQUEST = tag("store/request-row")
-_MARIADB = ("mysql", "mariadb")
-
 
 metadata = MetaData()
-
-
-def _text(length: int) -> TypeEngine[str]:
-    on_mariadb = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_nopad_bin")
-    on_postgresql = String(length, collation="C")
-    return (
-        String(length).with_variant(on_postgresql, "postgresql").with_variant(on_mariadb, *_MARIADB)
-    )
-
-
-def _name(length: int) -> TypeEngine[bytes]:
-    """Bytes that stand in a key: MariaDB has no index over a BLOB."""
-    return LargeBinary(length).with_variant(mysql.VARBINARY(length), *_MARIADB)
-
-
-def _bytes() -> TypeEngine[bytes]:
-    return LargeBinary().with_variant(mysql.LONGBLOB(), *_MARIADB)
-
 
 #: Names and opaque values: "schema" (decimal text), "keyring" (belongs to the encryptor).
 meta = Table(
     "meta",
     metadata,
-    Column("name", _text(64), primary_key=True),
-    Column("value", _bytes(), nullable=False),
+    Column("name", text(64), primary_key=True),
+    Column("value", blob(), nullable=False),
 )
 
 digests = Table(
     "digests",
     metadata,
-    Column("name", _text(64), primary_key=True),
+    Column("name", text(64), primary_key=True),
     Column("count", BigInteger, nullable=False),
-    Column("total", _name(32), nullable=False),
-    Column("mac", _name(32), nullable=False),
+    Column("total", name(32), nullable=False),
+    Column("mac", name(32), nullable=False),
 )
 
 row_index = Table(
     "row_index",
     metadata,
-    Column("table_name", _text(64), primary_key=True),
-    Column("row_key", _text(255), primary_key=True),
+    Column("table_name", text(64), primary_key=True),
+    Column("row_key", text(255), primary_key=True),
     Column("version", BigInteger, nullable=False),
-    Column("mac", _name(32), nullable=False),
+    Column("mac", name(32), nullable=False),
 )
 
 audit = Table(
@@ -99,16 +77,16 @@ audit = Table(
     metadata,
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("at_us", BigInteger, nullable=False),
-    Column("event", _text(64), nullable=False),
-    Column("detail", _bytes(), nullable=False),  # canonical CBOR
-    Column("link", _name(32), nullable=False),
+    Column("event", text(64), nullable=False),
+    Column("detail", blob(), nullable=False),  # canonical CBOR
+    Column("link", name(32), nullable=False),
 )
 
 incarnations = Table(
     "incarnations",
     metadata,
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("incarnation", _name(64), nullable=False, unique=True),
+    Column("incarnation", name(64), nullable=False, unique=True),
     Column("at_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
@@ -116,13 +94,13 @@ incarnations = Table(
 spends = Table(
     "spends",
     metadata,
-    Column("presignature_id", _name(64), primary_key=True),
-    Column("incarnation", _name(64), nullable=False),
-    Column("key_id", _text(128), nullable=False, index=True),
+    Column("presignature_id", name(64), primary_key=True),
+    Column("incarnation", name(64), nullable=False),
+    Column("key_id", text(128), nullable=False, index=True),
     # Unique, because a second presignature with the same base nonce is the same secret (INV-2).
     # NULL for a spend whose protocol names no base nonce.
-    Column("base_r", _name(128), nullable=True, unique=True),
-    Column("digest", _name(64), nullable=False),
+    Column("base_r", name(128), nullable=True, unique=True),
+    Column("digest", name(64), nullable=False),
     Column("at_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
@@ -130,16 +108,16 @@ spends = Table(
 presignatures = Table(
     "presignatures",
     metadata,
-    Column("presignature_id", _name(64), primary_key=True),
-    Column("sealed", _bytes(), nullable=False),  # keycairn.vault.shelf
+    Column("presignature_id", name(64), primary_key=True),
+    Column("sealed", blob(), nullable=False),  # keycairn.vault.shelf
 )
 
 #: Which paths of a key were ever used for an address or a signature.
 paths = Table(
     "paths",
     metadata,
-    Column("key_id", _text(128), primary_key=True),
-    Column("path", _text(100), primary_key=True),
+    Column("key_id", text(128), primary_key=True),
+    Column("path", text(100), primary_key=True),
     Column("first_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
@@ -147,11 +125,11 @@ paths = Table(
 batches = Table(
     "batches",
     metadata,
-    Column("batch_id", _name(64), primary_key=True),
-    Column("application", _text(128), nullable=False),
-    Column("request_id", _text(128), nullable=False),
+    Column("batch_id", name(64), primary_key=True),
+    Column("application", text(128), nullable=False),
+    Column("request_id", text(128), nullable=False),
     Column("active", Boolean(create_constraint=False), nullable=False),
-    Column("body", _bytes(), nullable=False),
+    Column("body", blob(), nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
     UniqueConstraint("application", "request_id"),
@@ -160,14 +138,14 @@ batches = Table(
 keys = Table(
     "keys",
     metadata,
-    Column("key_id", _text(128), primary_key=True),
-    Column("application", _text(128), nullable=False),
-    Column("batch_id", _name(64), ForeignKey("batches.batch_id"), nullable=False, index=True),
+    Column("key_id", text(128), primary_key=True),
+    Column("application", text(128), nullable=False),
+    Column("batch_id", name(64), ForeignKey("batches.batch_id"), nullable=False, index=True),
     Column("generation", BigInteger, nullable=False),
-    Column("record", _bytes(), nullable=False),
-    Column("record_hash", _name(32), nullable=False),
-    Column("share", _bytes(), nullable=False),  # sealed, keycairn.vault.sealing
-    Column("chain_code", _bytes(), nullable=True),  # sealed
+    Column("record", blob(), nullable=False),
+    Column("record_hash", name(32), nullable=False),
+    Column("share", blob(), nullable=False),  # sealed, keycairn.vault.sealing
+    Column("chain_code", blob(), nullable=True),  # sealed
     Column("created_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
     Index("ix_keys_application", "application", "key_id"),
@@ -176,19 +154,19 @@ keys = Table(
 requests = Table(
     "requests",
     metadata,
-    Column("application", _text(128), primary_key=True),
-    Column("request_id", _text(128), primary_key=True),
-    Column("request_hash", _name(64), nullable=False),
-    Column("result", _bytes(), nullable=False),
+    Column("application", text(128), primary_key=True),
+    Column("request_id", text(128), primary_key=True),
+    Column("request_hash", name(64), nullable=False),
+    Column("result", blob(), nullable=False),
     Column("version", BigInteger, nullable=False),
 )
 
 bans = Table(
     "bans",
     metadata,
-    Column("ban_id", _text(128), primary_key=True),
+    Column("ban_id", text(128), primary_key=True),
     Column("peer", BigInteger, nullable=False),
-    Column("reason", _bytes(), nullable=False),
+    Column("reason", blob(), nullable=False),
     Column("at_us", BigInteger, nullable=False),
     Column("lifted_us", BigInteger, nullable=True),
     Column("version", BigInteger, nullable=False),
@@ -197,16 +175,16 @@ bans = Table(
 ers_keys = Table(
     "ers_keys",
     metadata,
-    Column("spki_sha256", _text(64), primary_key=True),
-    Column("body", _bytes(), nullable=False),
+    Column("spki_sha256", text(64), primary_key=True),
+    Column("body", blob(), nullable=False),
     Column("version", BigInteger, nullable=False),
 )
 
 documents = Table(
     "documents",
     metadata,
-    Column("sha256", _text(64), primary_key=True),
-    Column("body", _bytes(), nullable=False),
+    Column("sha256", text(64), primary_key=True),
+    Column("body", blob(), nullable=False),
     Column("verified_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
@@ -214,15 +192,15 @@ documents = Table(
 document_keys = Table(
     "document_keys",
     metadata,
-    Column("key_id", _text(128), primary_key=True),
-    Column("sha256", _text(64), primary_key=True),
+    Column("key_id", text(128), primary_key=True),
+    Column("sha256", text(64), primary_key=True),
 )
 
 bundles = Table(
     "bundles",
     metadata,
-    Column("sha256", _text(64), primary_key=True),
-    Column("body", _bytes(), nullable=False),
+    Column("sha256", text(64), primary_key=True),
+    Column("body", blob(), nullable=False),
     Column("verified_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
@@ -246,7 +224,7 @@ PROTECTED: dict[str, Table] = {
 
 for _table in metadata.tables.values():
     # The engine of MariaDB that has transactions, whatever the server's default is.
-    _table.dialect_kwargs.update({f"{name}_engine": "InnoDB" for name in _MARIADB})
+    _table.dialect_kwargs.update(INNODB)
 
 
 def row_key(table: Table, row: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -142,7 +143,7 @@ class ServerStore(ThreadedStore):
             if create and not await store._has_schema():
                 await store._initialise()
             else:
-                await store._check_objects()
+                await store._require_store()
                 await store._check_schema()
             await store._verify()
         except SQLAlchemyError as exc:
@@ -168,8 +169,8 @@ class ServerStore(ThreadedStore):
     def _run_read(self, work: Work[T]) -> T:
         return _again(self._reader, work, reads=True)
 
-    async def _create_tables(self) -> None:
-        await asyncio.to_thread(_make_tables, self._writer)
+    async def _change_tables(self, work: Callable[[Any], None]) -> None:
+        await asyncio.to_thread(_bare, self._writer, work)
 
     async def _has_schema(self) -> bool:
         async def work(conn: Connection) -> bool:
@@ -178,15 +179,20 @@ class ServerStore(ThreadedStore):
 
         return await self._in_snapshot(work) and await self._schema_version() is not None
 
-    async def _check_objects(self) -> None:
+    async def _require_store(self) -> None:
+        names = await self._in_snapshot(
+            lambda conn: conn.run_sync(lambda c: inspect(c).get_table_names())
+        )
+        if schema.meta.name not in names:
+            raise _no_store(self._server)
+
+    async def _check_objects(self, tables: Collection[str]) -> None:
         async def work(conn: Connection) -> tuple[set[str], list[Any]]:
             names = set(await conn.run_sync(lambda c: inspect(c).get_table_names()))
             return names, list(await conn.execute(text(self.strange_objects)))
 
         names, strange = await self._in_snapshot(work)
-        if schema.meta.name not in names:
-            raise _no_store(self._server)
-        if strange or not set(schema.metadata.tables) <= names:
+        if strange or not set(tables) <= names:
             raise KeycairnError(
                 Code.STORE_INTEGRITY,
                 f"{self._server} holds triggers, rules or views, or lacks tables of the store"
@@ -236,10 +242,9 @@ def _again(engine: Engine, work: Work[T], *, reads: bool) -> T:
 # -- before the data key is known --------------------------------------------------------------
 
 
-def _make_tables(engine: Engine) -> None:
-    # Without the writers' lock, for which there is no row yet. Tables that are there stay.
+def _bare(engine: Engine, work: Callable[[Any], None]) -> None:
     with engine.connect().execution_options(keycairn_bare=True) as conn, conn.begin():
-        schema.metadata.create_all(conn)
+        work(conn)
 
 
 def read_keyring(adapter: type[ServerStore], server: Server) -> bytes | None:

@@ -27,6 +27,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -153,6 +154,8 @@ def _engine(path: Path, begin: str, size: int) -> Engine:
 class SqliteStore(ThreadedStore):
     """A node's store in one SQLite file. Make one with :meth:`open`."""
 
+    _keeps_older = False
+
     def __init__(self, path: Path, *, sealer: Sealer, vault: str, node: int, clock: Clock) -> None:
         """Use :meth:`open`."""
         super().__init__(
@@ -177,6 +180,7 @@ class SqliteStore(ThreadedStore):
         clock: Clock,
         rng: Rng,
         create: bool = False,
+        keep_older: bool = False,
     ) -> SqliteStore:
         """Open the store and check all of it.
 
@@ -189,6 +193,8 @@ class SqliteStore(ThreadedStore):
             rng: not used by this adapter (seals draw their nonces through the sealer).
             create: make the tables if the file is new or holds only a keyring. A running node
                 never passes True: a store that vanished must not come back empty.
+            keep_older: before a file of an older schema version is changed, copy it to
+                ``<name>.schema-<version>`` beside it.
 
         Raises:
             KeycairnError: E_NOT_FOUND (no file and not ``create``), E_POLICY (schema of a newer
@@ -198,12 +204,12 @@ class SqliteStore(ThreadedStore):
         """
         _prepare_file(path, create=create)
         store = cls(path, sealer=sealer, vault=vault, node=node, clock=clock)
+        store._keeps_older = keep_older
         try:
             if create and not await store._has_schema():
                 await store._initialise()
             else:
                 await store._check_schema()
-                await store._check_file()
             await store._verify()
         except _ERRORS as exc:
             await store.close()
@@ -216,8 +222,8 @@ class SqliteStore(ThreadedStore):
     def _translate(self, error: Exception) -> KeycairnError:
         return translate(error)
 
-    async def _create_tables(self) -> None:
-        await self._in_transaction(lambda conn: conn.run_sync(schema.metadata.create_all))
+    async def _change_tables(self, work: Callable[[Any], None]) -> None:
+        await self._in_transaction(lambda conn: conn.run_sync(work))
 
     async def _has_schema(self) -> bool:
         async def work(conn: Connection) -> bool:
@@ -226,15 +232,23 @@ class SqliteStore(ThreadedStore):
 
         return await self._in_snapshot(work) and await self._schema_version() is not None
 
-    async def _check_file(self) -> None:
+    async def _keep(self, found: int) -> None:
+        if not self._keeps_older:
+            return
+        target = self._path.with_name(f"{self._path.name}.schema-{found}")
+        if not target.exists():
+            await asyncio.to_thread(_copy_whole, self._path, target)
+
+    async def _check_objects(self, tables: Collection[str]) -> None:
         async def work(conn: Connection) -> tuple[list[Any], Any]:
             rows = list(await conn.execute(text("SELECT type, name FROM sqlite_master")))
             return rows, (await conn.execute(text("PRAGMA integrity_check(1)"))).scalar()
 
         rows, sound = await self._in_snapshot(work)
-        tables = {name for kind, name in rows if kind == "table"}
+        found = {name for kind, name in rows if kind == "table"}
         strange = {kind for kind, _ in rows} - {"table", "index"}
-        if sound != "ok" or strange or tables != set(schema.metadata.tables):
+        # More than the version's own tables: a migration that did not end.
+        if sound != "ok" or strange or not set(tables) <= found <= set(schema.metadata.tables):
             raise translate(None)
 
     async def snapshot(self, target: Path) -> None:
@@ -276,14 +290,24 @@ def _backup(path: Path, target: Path) -> None:
         raise translate(exc) from exc
 
 
-def copy_into(source: sqlite3.Connection, target: Path) -> None:
-    """Copy a database, but the presignatures, to the new file ``target``; flushed, mode 0600."""
+def _copy_whole(path: Path, target: Path) -> None:
+    with contextlib.closing(sqlite3.connect(_uri(path, "ro"), uri=True)) as source:
+        copy_into(source, target, presignatures=False)
+
+
+def copy_into(source: sqlite3.Connection, target: Path, *, presignatures: bool = True) -> None:
+    """Copy a database, but the presignatures, to the new file ``target``; flushed, mode 0600.
+
+    Args:
+        presignatures: there may be some; False for a database of a version without the table.
+    """
     create_copy(target)
     try:
         with contextlib.closing(sqlite3.connect(_uri(target, "rw"), uri=True)) as copy:
             source.backup(copy)
-            copy.execute("PRAGMA secure_delete=ON")
-            copy.execute("DELETE FROM presignatures")
+            if presignatures:
+                copy.execute("PRAGMA secure_delete=ON")
+                copy.execute("DELETE FROM presignatures")
             copy.commit()
         target.with_name(target.name + "-journal").unlink(missing_ok=True)
         fsync_path(target)
