@@ -60,8 +60,8 @@ def test_what_the_service_says_and_what_it_means(
 
     real = KmsEncryptor._client
 
-    def stubbed(self: KmsEncryptor) -> Any:
-        client = real(self)
+    def stubbed(self: KmsEncryptor, ca_file: Path | None = None) -> Any:
+        client = real(self, ca_file)
         stubber = Stubber(client)
         for operation in ("encrypt", "decrypt"):
             stubber.add_client_error(operation, said, "words of the service", 400)
@@ -84,8 +84,8 @@ def test_the_request_names_key_context_and_algorithm(
     asked = {"KeyId": KEY, "EncryptionContext": context, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}
     real = KmsEncryptor._client
 
-    def stubbed(self: KmsEncryptor) -> Any:
-        client = real(self)
+    def stubbed(self: KmsEncryptor, ca_file: Path | None = None) -> Any:
+        client = real(self, ca_file)
         stubber = Stubber(client)
         stubber.add_response(
             "decrypt",
@@ -107,8 +107,8 @@ def test_a_key_that_is_going_to_be_deleted_is_noted(
     real = KmsEncryptor._client
     state = "Enabled"
 
-    def stubbed(self: KmsEncryptor) -> Any:
-        client = real(self)
+    def stubbed(self: KmsEncryptor, ca_file: Path | None = None) -> Any:
+        client = real(self, ca_file)
         stubber = Stubber(client)
         answer = {"KeyMetadata": {"KeyId": KEY, "KeyState": state}}
         stubber.add_response("describe_key", answer, {"KeyId": KEY})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ async def test_five_encryptors_create_sign_rotate_back_up_restore_sign(
     tmp_path: Path,
 ) -> None:
     vault: LocalVault = make_vault(nodes=5, threshold=1)
+    # The certificate is one of the node's own files: lost with it, and back with its bundle.
+    certificate = vault.node_directory(3) / "bao-ca.pem"
+    shutil.copy(sections[3]["ca_file"], certificate)
+    sections[3]["ca_file"] = str(certificate)
     for i, section in sections.items():
         # Each node is made with a key file, and moves before its first start.
         target = private(tmp_path / f"to{i}.toml", tomli_w.dumps({"encryptor": section}))
@@ -87,6 +92,7 @@ async def test_five_encryptors_create_sign_rotate_back_up_restore_sign(
         assert (found["opens"], found["notes"]) == (True, [])
         assert found["encryptor"]["kind"] == KINDS[i]
 
+    assert 'ca_file = "bao-ca.pem"' in vault.config(3).read_text(), "relative, as it should be"
     vault.start()
     await vault.linked()
     profile = str(vault.profile)
@@ -121,6 +127,10 @@ async def test_five_encryptors_create_sign_rotate_back_up_restore_sign(
             "--vault", profile,
         )  # fmt: skip
         assert restored["proofs_ok"] is True
+        told = restored["encryptor"]
+        assert told["kind"] == KINDS[i]
+        for name in ("key", "address", "endpoint", "token", "region"):
+            assert told.get(name) == sections[i].get(name)
         assert describe_keyring(keyring_of(vault, i))["kind"] == KINDS[i]
         found = await keycairn("encryptor", "check", "--config", str(vault.config(i)))
         assert found["opens"] is True

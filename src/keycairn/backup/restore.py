@@ -204,7 +204,7 @@ async def plan_restore(
             mapped=mapped,
         )
         report = await asyncio.to_thread(check_plain, copy, manifest, pins(layout.config, manifest))
-        source = _encryptor(layout, secret_file)
+        source = _encryptor(layout, secret_file, inside.encryptor_files)
         with_secret = opener(
             source,
             vault=manifest.vault,
@@ -256,8 +256,12 @@ async def plan_restore(
     return replace(plan, findings=tuple(findings), steps=tuple(_steps(plan, ports, source)))
 
 
-def _encryptor(layout: Layout, secret_file: Path | None) -> EncryptorConfig:
+def _encryptor(
+    layout: Layout, secret_file: Path | None, files: Mapping[str, bytes]
+) -> EncryptorConfig:
+    # What the section names may lie in the bundle, and is not in its place yet.
     config = section_config(layout.config.encryptor(), layout.config.home)
+    config = replace(config, files=files)
     return config if secret_file is None else config.with_secret_file(secret_file)
 
 

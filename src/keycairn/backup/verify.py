@@ -37,6 +37,8 @@ from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.vault.policy import Answer
 
+#: Parts that hold what ``[encryptor]`` names, such as ``ca_file``.
+ENCRYPTOR_FILES = "files/encryptor."
 LEVELS = ("manifest", "hashes", "trial")
 
 
@@ -109,6 +111,7 @@ class Unpacked:
     index: Index
     config: NodeFile
     config_bytes: bytes
+    encryptor_files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -120,7 +123,7 @@ class _Sinks:
     opened: list[Any] = field(default_factory=list)
 
     def __call__(self, part: Part) -> Sink | None:
-        if part.name in (INDEX, CONFIG, IDENTITY):
+        if part.name in (INDEX, CONFIG, IDENTITY) or _is_encryptor_file(part):
             return self.kept.setdefault(part.name, BytesIO())
         if part.name == DATABASE and self.database is not None:
             out = create_private(self.database)
@@ -131,6 +134,11 @@ class _Sinks:
     def close(self) -> None:
         for out in self.opened:
             out.close()
+
+
+def _is_encryptor_file(part: Part) -> bool:
+    """A small file that ``[encryptor]`` names: its service's certificate."""
+    return part.name.startswith(ENCRYPTOR_FILES) and part.size <= MAX_CONFIG
 
 
 def look_inside(bundle: Bundle, identity: SecretBytes, database: Path | None) -> Unpacked:
@@ -166,7 +174,12 @@ def look_inside(bundle: Bundle, identity: SecretBytes, database: Path | None) ->
         damaged("its configuration belongs to another node")
     if public_half(sinks.kept[IDENTITY].getvalue()) != manifest.node_public_key:
         damaged("it was signed with another key than the identity key inside")
-    return Unpacked(index, config, raw)
+    files = {
+        name.removeprefix(ENCRYPTOR_FILES): kept.getvalue()
+        for name, kept in sinks.kept.items()
+        if name.startswith(ENCRYPTOR_FILES)
+    }
+    return Unpacked(index, config, raw, files)
 
 
 def pins(config: NodeFile, manifest: Manifest) -> Mapping[int, bytes]:

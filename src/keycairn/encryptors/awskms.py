@@ -13,6 +13,7 @@ Parameters kept: key (its ARN). Body: the service's ciphertext.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NoReturn
 
 from keycairn.encoding import SecretBytes
@@ -119,7 +120,7 @@ class KmsEncryptor:
 
     # -- the service
 
-    def _client(self) -> Any:
+    def _client(self, ca_file: Path | None = None) -> Any:
         try:
             import boto3
             from botocore.config import Config
@@ -137,7 +138,7 @@ class KmsEncryptor:
             "kms",
             region_name=options["region"],
             endpoint_url=self._endpoint,
-            verify=None if options["ca_file"] is None else str(options["ca_file"]),
+            verify=None if ca_file is None else str(ca_file),
             config=Config(
                 connect_timeout=_SECONDS,
                 read_timeout=_SECONDS,
@@ -148,12 +149,18 @@ class KmsEncryptor:
 
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         try:
-            client = self._client()
-            try:
-                answer: dict[str, Any] = getattr(client, operation)(**arguments)
-                return answer
-            finally:
-                client.close()
+            with self._config.file("ca_file") as ca_file:
+                if ca_file is not None and not ca_file.is_file():
+                    raise absent(
+                        f"[encryptor] ca_file {ca_file} does not exist",
+                        "put the certificate of the service's authority there, in PEM",
+                    )
+                client = self._client(ca_file)
+                try:
+                    answer: dict[str, Any] = getattr(client, operation)(**arguments)
+                    return answer
+                finally:
+                    client.close()
         except KeycairnError:
             raise
         except Exception as exc:  # botocore is imported lazily: its errors are told by name

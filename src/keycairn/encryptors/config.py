@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,6 +59,8 @@ class EncryptorConfig:
         secret_credential: name of a systemd credential (``LoadCredential=``).
         argon: cost for a *new* password keyring; an existing one brings its own.
         options: the other keys of the kind, checked, paths absolute.
+        files: content of files that ``options`` names, by option, for where they are not in place
+            yet: a restore asks the encryptor before it writes anything.
     """
 
     kind: str
@@ -65,6 +69,7 @@ class EncryptorConfig:
     secret_credential: str | None = None
     argon: ArgonParams = field(default_factory=ArgonParams)
     options: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -80,6 +85,18 @@ class EncryptorConfig:
     def with_secret_file(self, path: Path) -> EncryptorConfig:
         """The same encryptor with its secret in another place."""
         return replace(self, secret_file=path, secret_env=None, secret_credential=None)
+
+    @contextmanager
+    def file(self, option: str) -> Iterator[Path | None]:
+        """The file that an option names, or None; readable while the context lasts."""
+        path = self.options.get(option)
+        if path is None or option not in self.files or path.exists():
+            yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="keycairn-encryptor-") as directory:
+            copy = Path(directory) / option
+            copy.write_bytes(self.files[option])
+            yield copy
 
     def section(self, home: Path | None = None) -> dict[str, Any]:
         """As the values of ``[encryptor]``; paths relative to ``home`` if they are inside of it,

@@ -132,14 +132,15 @@ class TransitEncryptor:
     # -- the service
 
     def _client(self) -> httpx.Client:
-        file = self._config.options["ca_file"]
         verify: ssl.SSLContext | bool = True
-        if file is not None:
+        with self._config.file("ca_file") as file:
             try:
-                verify = ssl.create_default_context(cafile=str(file))
+                if file is not None:
+                    verify = ssl.create_default_context(cafile=str(file))
             except (OSError, ssl.SSLError) as exc:
+                named = self._config.options["ca_file"]
                 raise absent(
-                    f"[encryptor] ca_file {file} can't be used: {type(exc).__name__}",
+                    f"[encryptor] ca_file {named} can't be used: {type(exc).__name__}",
                     "put the certificate of the service's authority there, in PEM",
                 ) from exc
         # Neither redirects nor proxies of the environment: the token goes to this address alone.
