@@ -87,6 +87,7 @@ def _read_magic(source: BinaryIO) -> int:
     raise KeycairnError(
         Code.MALFORMED,
         "this is not a keycairn bundle",
+        not_lost="The file was not changed; nothing was written.",
         next="give the path of a file keycairn-<vault>-node<i>-….bundle",
     )
 

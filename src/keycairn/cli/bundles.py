@@ -22,6 +22,7 @@ from keycairn.backup.manifest import Manifest
 from keycairn.backup.nodefile import is_object_store
 from keycairn.backup.rewrite import PIN
 from keycairn.cli.options import read_file
+from keycairn.cli.proof import compare_with_peers
 from keycairn.client import OperatorClient, load_profile
 from keycairn.encoding import SecretBytes
 from keycairn.encoding.strict import decode_hex
@@ -138,7 +139,17 @@ async def restore_node(
             checks=checks,
             put_back=put_back,
         )
-        return plan.to_json(done=False) if dry_run else await execute(plan)
+        result = plan.to_json(done=False) if dry_run else await execute(plan)
+        result["peers"] = None
+        if vault is not None:
+            profile = load_profile(vault)
+            if profile.vault_id == manifest.vault:
+                proof = await compare_with_peers(profile, manifest.node, manifest.keys)
+                result["findings"] += proof.pop("findings")
+                result["peers"] = proof
+    helps = [f["next"] for f in result["findings"] if f["next"]]
+    result["next"] = list(dict.fromkeys([*result["next"], *helps]))
+    return result
 
 
 async def digest_of(config: NodeConfig) -> str:

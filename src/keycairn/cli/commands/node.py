@@ -144,6 +144,13 @@ def register(app: typer.Typer) -> None:
         lines += [f"external: {e['name']}, {e['where']}: {e['words']}" for e in result["external"]]
         lines += [f"launch file: {x['original']} as {x['file']}" for x in result["launch"]]
         lines += [f"change: {c['key']} = {c['to']}" for c in result["changes"]]
+        if result["peers"] is not None:
+            told = result["peers"]
+            words = {"yes": "the records fit", "no": "NOT all records fit"}
+            lines.append(
+                f"peers asked {told['asked']}: {words.get(told['answer'], 'none answered')} "
+                f"({told['compared']} keys compared)"
+            )
         lines += [f"finding: {f['words']}" for f in result["findings"]]
         lines += [f"next: {n}" for n in result["next"]]
         output.result(result, "\n".join(lines))
