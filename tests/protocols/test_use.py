@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +16,12 @@ from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError, PeerAborted
 from keycairn.protocols import dkls23, frost, session, wire
 from keycairn.protocols.driver import abort_frame, run
+from keycairn.protocols.form import Durable, Inbox
 from keycairn.protocols.record import KeyShare
 from keycairn.protocols.session import SMALL_ROUNDS, Frame, Hello, SessionSpec
 from keycairn.protocols.setup import PairSetup
-from protocols.lockstep import deal, deal_setups
+from protocols.lockstep import deal, deal_setups, parties
+from protocols.lockstep import run as lockstep
 from protocols.network import BROADCAST, CONFIRM, HELLO, VAULT, Copy, Outcome, World, frost_key
 
 TWO, THREE = (1, 2), (1, 2, 3)
@@ -163,6 +167,60 @@ async def test_schnorr_from_nonces_made_ahead(curve: str, players: tuple[int, ..
         with pytest.raises(KeycairnError) as caught:
             frost.claim(keys[i], i, players, nonces[i], asked, bytes(32))
         assert caught.value.code is Code.PRESIG_SPENT, "t058: used once"
+
+
+def shares_of_two_sessions(first: Any, second: Any) -> list[Any]:
+    """What leaves when one claim is run in two sessions: the first round of each."""
+    left = [next(first)]
+    with pytest.raises(KeycairnError) as caught:
+        left.append(next(second))
+    assert caught.value.code is Code.PRESIG_SPENT
+    return left
+
+
+async def test_inv1_a_claim_is_good_for_one_session() -> None:
+    world = await World.of(seed="one claim")
+    ecdsa = Ecdsa(world)
+    made = await ecdsa.presign()
+    nonces = {i: ecdsa.claim(i, made[i], [sha("m")])[0] for i in TWO}
+    opened = {i: claim.opening.nonce for i, claim in nonces.items()}
+    here, there = (
+        dataclasses.replace(parties(TWO, sid)[1], nonces=opened) for sid in ("here", "there")
+    )
+    again = dataclasses.replace(nonces[1])
+    assert shares_of_two_sessions(dkls23.use(here, nonces[1]), dkls23.use(there, again))
+
+    keys = frost_key()
+    members = parties(TWO, "nonces")
+    drawn = lockstep({i: frost.presign(members[i], keys[i], 1) for i in TWO})
+    claim = frost.claim(keys[1], 1, TWO, drawn[1].result, [frost.Request(b"m")], bytes(32))
+    again_frost = dataclasses.replace(claim)
+    assert shares_of_two_sessions(frost.use(here, claim), frost.use(there, again_frost))
+
+
+async def test_r02_no_share_of_a_signature_is_made_before_the_spend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[object] = []
+    real = frost.sign_share
+    module = importlib.import_module("keycairn.protocols.frost.session")
+    monkeypatch.setattr(module, "sign_share", lambda *a: (made.append(a), real(*a))[1])
+    keys, members = frost_key(), parties(TWO, "nonces")
+    drawn = lockstep({i: frost.presign(members[i], keys[i], 1) for i in TWO})
+    claim = frost.claim(keys[1], 1, TWO, drawn[1].result, [frost.Request(b"m")], bytes(32))
+    assert isinstance(claim.opening.spend.record, tuple)
+    assert made == []
+    next(frost.use(members[1], claim))
+    assert len(made) == 1
+
+    full = frost.sign_full(members[1], keys[1], [frost.Request(b"m")])
+    step = next(full)
+    theirs = next(frost.sign_full(members[2], keys[2], [frost.Request(b"m")]))
+    step = full.send(Inbox({2: theirs.broadcast}, {}))
+    assert isinstance(step, Durable)
+    assert len(made) == 1
+    full.send(None)
+    assert len(made) == 2
 
 
 async def test_r02_the_spend_is_durable_before_the_hello_leaves() -> None:

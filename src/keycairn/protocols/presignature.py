@@ -19,6 +19,25 @@ from keycairn.protocols.form import Durable
 S = TypeVar("S")
 
 
+class OneSession:
+    """Makes a claim good for one session: two would be two uses of its presignatures."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """E_PRESIG_SPENT the second time, from whatever thread."""
+        if not self._lock.acquire(blocking=False):
+            raise KeycairnError(
+                Code.PRESIG_SPENT,
+                "this claim was used in a session before",
+                not_lost="The key is safe: nothing was signed a second time.",
+                next="sign again with other presignatures",
+            )
+
+
 class Presignature(Generic[S]):
     """One signer's part of one presignature.
 

@@ -53,7 +53,7 @@ from keycairn.protocols.form import (
     blame,
     elements,
 )
-from keycairn.protocols.presignature import check_fits, spends, unknown
+from keycairn.protocols.presignature import OneSession, check_fits, spends, unknown
 from keycairn.protocols.record import KeyShare
 from keycairn.protocols.session import Opening
 from keycairn.protocols.setup import PairSetup
@@ -80,6 +80,7 @@ class Claim:
 
     Attributes:
         opening: goes into the session's spec.
+        session: lets one session have the claim, and no other.
     """
 
     key: KeyShare
@@ -88,6 +89,7 @@ class Claim:
     requests: tuple[Request, ...]
     public_keys: tuple[Point, ...]
     secrets: tuple[PresignatureSecrets, ...]
+    session: OneSession = field(default_factory=OneSession)
 
     @property
     def opening(self) -> Opening:
@@ -159,6 +161,7 @@ def use(party: Party, claim: Claim) -> Protocol[list[EcdsaSignature]]:
     ``party`` is a session's whose spec had ``claim.opening`` and named the presignatures.
 
     Raises:
+        KeycairnError: E_PRESIG_SPENT if the claim was used before.
         Abort: E_BAD_LENGTH, E_BAD_COMMIT, E_BAD_SCALAR naming the peer; E_SIG_INVALID naming the
             others (certain with two signers only), never a ban, and all digests then count as
             possibly signed; E_UNAVAILABLE if a setup ended.
@@ -195,6 +198,7 @@ def _sign(
     party: Party, claim: Claim, opened: Mapping[int, bytes]
 ) -> Protocol[list[EcdsaSignature]]:
     """From the opened ν of all signers (32 bytes for each request) to the signatures."""
+    claim.session.begin()
     group = claim.key.record.group
     nus = _nus(party, claim.presignatures, opened)
     slots = [_Slot.begin(party, claim, k, nus[k]) for k in range(len(nus))]

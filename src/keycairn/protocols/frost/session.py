@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keycairn.curves import bip340
-from keycairn.encoding import SecretScalar
 from keycairn.errors import Abort, Certainty, Code, KeycairnError, malformed
 from keycairn.protocols.form import (
     Inbox,
@@ -27,6 +26,7 @@ from keycairn.protocols.form import (
 )
 from keycairn.protocols.frost.bip340 import BIP340
 from keycairn.protocols.frost.core import (
+    NoncePair,
     SigningPackage,
     aggregate,
     sign_share,
@@ -126,7 +126,7 @@ class Claim:
     key: KeyShare
     requests: tuple[Request, ...]
     packages: tuple[SigningPackage, ...]
-    shares: tuple[SecretScalar, ...]
+    pairs: tuple[NoncePair, ...]
     public_keys: tuple[bytes, ...]
     base_rs: tuple[bytes, ...]
     presignature_ids: tuple[bytes, ...]
@@ -141,7 +141,9 @@ def claim(
     requests: Sequence[Request],
     nonce: bytes,
 ) -> Claim:
-    """Take one nonce pair for each request, and make this signer's shares with it.
+    """Take one nonce pair for each request, and work out what is public about its use.
+
+    The shares are made in the session, after the spend (R-02): see :func:`use`.
 
     What can be refused is refused while all of them are unused. After that they are spent: the
     caller runs the one session whose spec has the claim's opening, or none.
@@ -171,14 +173,10 @@ def claim(
         record_hash=key.record.hash,
         requests=len(requests),
     )
-    pairs = [p.take_pair() for p in presignatures]
+    pairs = tuple(p.take_pair() for p in presignatures)
     packages = tuple(
         SigningPackage.build(p.commitments, r.message, target, pair)
         for p, r, target, pair in zip(presignatures, requests, targets, pairs, strict=True)
-    )
-    shares = tuple(
-        SecretScalar(sign_share(package, pair, key.share, index))
-        for package, pair in zip(packages, pairs, strict=True)
     )
     base_rs = tuple(package.group_commitment.encode() for package in packages)
     opening = Opening(
@@ -188,7 +186,7 @@ def claim(
         key,
         tuple(requests),
         packages,
-        shares,
+        pairs,
         tuple(_public(key.record, r, t) for r, t in zip(requests, targets, strict=True)),
         base_rs,
         tuple(p.id for p in presignatures),
@@ -227,16 +225,20 @@ def use(party: Party, claim: Claim) -> Protocol[list[FrostSignature]]:
     different signers can't make honest ones convict each other.
 
     Raises:
+        KeycairnError: E_PRESIG_SPENT if the claim was used before.
         Abort: E_BAD_LENGTH, E_BAD_SCALAR with the sender; E_SIG_INVALID with the culprits.
     """
     packages = claim.packages
     group = packages[0].key.suite.group
+    responses = [
+        {party.index: sign_share(package, pair, claim.key.share, party.index)}
+        for package, pair in zip(packages, claim.pairs, strict=True)
+    ]
     mine = ResponseMessage(
-        b"".join(group.encode_scalar(z.reveal()) for z in claim.shares),
+        b"".join(group.encode_scalar(of_all[party.index]) for of_all in responses),
         b"".join(package.hash for package in packages),
     )
     inbox: Inbox = yield Round(broadcast=mine, echo=False)
-    responses = [{party.index: z.reveal()} for z in claim.shares]
     elsewhere: list[list[int]] = [[] for _ in packages]
     for j, m in inbox.broadcast.items():
         count = len(packages)
