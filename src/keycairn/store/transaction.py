@@ -40,6 +40,16 @@ T = TypeVar("T")
 _CHUNK = 500
 
 
+# Statements of every write, made once: building and hashing them takes as long as running them.
+_DIGESTS = select(schema.digests)
+_SET_DIGEST = update(schema.digests).where(schema.digests.c.name == bindparam("which"))
+_INSERT = {table.name: insert(table) for table in schema.metadata.tables.values()}
+_MACS = select(schema.row_index.c.row_key, schema.row_index.c.mac).where(
+    schema.row_index.c.table_name == bindparam("table"),
+    schema.row_index.c.row_key.in_(bindparam("keys", expanding=True)),
+)
+
+
 class Connection(Protocol):
     """What the shared SQL needs of a connection (:mod:`keycairn.store.engine` has it)."""
 
@@ -142,12 +152,7 @@ class Reader:
         """MACs of the index entries that exist among ``keys``."""
         found: dict[str, bytes] = {}
         for part in chunks(keys):
-            rows = await self.conn.execute(
-                select(schema.row_index.c.row_key, schema.row_index.c.mac).where(
-                    schema.row_index.c.table_name == table.name,
-                    schema.row_index.c.row_key.in_(part),
-                )
-            )
+            rows = await self.conn.execute(_MACS, {"table": table.name, "keys": list(part)})
             found.update({row.row_key: row.mac for row in rows})
         return found
 
@@ -202,7 +207,7 @@ class Reader:
 
     async def digests(self) -> dict[str, Digest]:
         """All digests, their MACs checked. E_STORE_INTEGRITY."""
-        rows = await mappings(self.conn, select(schema.digests))
+        rows = await mappings(self.conn, _DIGESTS)
         try:
             out = self.macs.loaded({r["name"]: (r["count"], r["total"], r["mac"]) for r in rows})
         except (TypeError, ValueError):
@@ -246,13 +251,13 @@ class Transaction(Reader):
     async def finish(self) -> None:
         """Write audit records and changed digests."""
         if self._audit:
-            await self.conn.execute(insert(schema.audit), self._audit)
+            await self.conn.execute(_INSERT[schema.audit.name], self._audit)
         if self._digests != self._before:
             # The audit row's MAC is over all of them, so it changes with each.
             stored = self.macs.stored(self._digests)
             changed = [n for n, d in self._digests.items() if n == AUDIT or self._before[n] != d]
             await self.conn.execute(
-                update(schema.digests).where(schema.digests.c.name == bindparam("which")),
+                _SET_DIGEST,
                 [
                     {
                         "which": name,
@@ -309,8 +314,8 @@ class Transaction(Reader):
         if not full:
             return
         entries = [self._entry(table, row) for row in full]
-        await self.conn.execute(insert(table), full)
-        await self.conn.execute(insert(schema.row_index), entries)
+        await self.conn.execute(_INSERT[table.name], full)
+        await self.conn.execute(_INSERT[schema.row_index.name], entries)
         self._account(table, added=[self._weight(e) for e in entries])
 
     async def replace(self, table: Table, row: Values) -> bool:
