@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pkgutil
 import stat
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 import keycairn.ers
 from curves import oracle
 from ers.helpers import document_of, make_key, refused
+from ers.tool import error, result, run
 from keycairn.errors import Code
 from keycairn.ers import cli, cli_recover
 from keycairn.ers.document import Document
@@ -30,41 +28,12 @@ from keycairn.ers.possession import check_answers, make_challenges
 from keycairn.ers.rsa import load_rsa_public_key, to_pem
 from keycairn.ports.seeded import SeededRng
 
-SRC = Path(keycairn.ers.__file__).parents[2]
 KEYS = [make_key("key/a:1"), make_key("key-b", "ed25519"), make_key("key-p", "p256")]
 PATHS = {"key-p": ["m/0/10", "m/0/2"], "key-b": ["m"]}
 SERVER_PACKAGES = (
     "aiosqlite", "fastapi", "httpx", "msgspec", "pydantic", "pydantic_settings", "pyrage",
     "sqlalchemy", "starlette", "structlog", "uvicorn", "websockets", "prometheus_client",
 )  # fmt: skip
-
-
-def run(*args: object, code: str = "") -> subprocess.CompletedProcess[str]:
-    start = ["-c", code] if code else ["-m", "keycairn.ers.cli"]
-    return subprocess.run(
-        [sys.executable, *start, *map(str, args)],
-        capture_output=True,
-        text=True,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SRC)},
-        timeout=120,
-        check=False,
-    )
-
-
-def result(*args: object) -> dict[str, object]:
-    done = run(*args, "--json")
-    assert done.returncode == 0, done
-    assert done.stdout.count("\n") == 1
-    return json.loads(done.stdout)
-
-
-def error(exit_code: int, code: Code, *args: object) -> dict[str, object]:
-    done = run(*args, "--json")
-    assert done.returncode == exit_code, done
-    body = json.loads(done.stdout)
-    assert body["error"]["code"] == code.value
-    assert "Traceback" not in done.stderr
-    return body["error"]
 
 
 @pytest.fixture

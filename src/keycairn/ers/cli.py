@@ -3,9 +3,14 @@
     keycairn-recover F... --rsa-key F --out DIR     recover the keys of ERS documents
     keycairn-recover verify F...                    verify documents with public data
     keycairn-recover keygen --out F                 make an RSA recovery key
+    keycairn-recover fingerprint --rsa-key F        its fingerprint sheet
     keycairn-recover prove --challenges F ...       answer a node's proof of possession
     keycairn-recover sign --key F ...               sign with a recovered key
     keycairn-recover export --key F --format X ...  one form of a recovered key, for a wallet
+
+The RSA private key is a file (--rsa-key), in a PKCS#11 token (--pkcs11-module, --token-label,
+--key-label, --pin-file), or in the transit engine of OpenBao or Vault (--transit-address,
+--transit-key, --token-file).
 
 The RSA private key and a document meet only in recovery: no other command takes both. Results go
 to standard output (with --json exactly one object), everything else to standard error; a private
@@ -27,17 +32,18 @@ from keycairn.errors import KeycairnError
 from keycairn.ers.cli_base import Command, Parser, say
 from keycairn.ers.cli_keys import EXPORT, SIGN
 from keycairn.ers.cli_recover import RECOVER, VERIFY, parse_expected
-from keycairn.ers.cli_rsa import KEYGEN, PROVE
+from keycairn.ers.cli_rsa import FINGERPRINT, KEYGEN, PROVE
 
 __all__ = ["main", "parse_expected"]
 
-_EXIT_CODES = """exit codes: 0 done, 1 failed (disk, token, random source), 2 wrong use or malformed
-input, 3 refused (network is up, file exists), 4 no such file, 5 the document or a signature is
-not valid, 130 interrupted"""
+_EXIT_CODES = """exit codes: 0 done, 1 failed (disk, token, service, random source), 2 wrong use or
+malformed input, 3 refused (network is up, file exists), 4 no such file, token or key, or a wrong
+PIN, 5 the document or a signature is not valid, 130 interrupted"""
 
 _COMMANDS: dict[str, Command] = {
     "verify": VERIFY,
     "keygen": KEYGEN,
+    "fingerprint": FINGERPRINT,
     "prove": PROVE,
     "sign": SIGN,
     "export": EXPORT,
@@ -51,6 +57,8 @@ def _text(result: dict[str, Any]) -> str:
         if isinstance(value, list):
             lines.append(f"{name}:")
             lines += ["  " + _row(item) for item in value]
+        elif isinstance(value, str) and "\n" in value.strip():
+            lines.append("\n" + value)
         else:
             lines.append(f"{name}: {value}")
     return "\n".join(lines)

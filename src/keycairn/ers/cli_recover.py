@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,7 +101,8 @@ def _recover(args: argparse.Namespace) -> dict[str, Any]:
         say(f"warning: {text}")
 
     recovered: list[RecoveredKey] = []
-    with private_key(args) as key:
+    wanted = {hashlib.sha256(document.context.rsa_spki).hexdigest() for document in documents}
+    with private_key(args, wanted) as key:
         for document in documents:
             # The label is the operator's word on what this is: shown before anything is decrypted.
             say(
@@ -109,8 +111,8 @@ def _recover(args: argparse.Namespace) -> dict[str, Any]:
             )
             if args.skip_bad_parts:
                 document = sound_parts(document, key.public, warn)
-            wanted = _of(expected, document)
-            recovered += recover(document, key, expected=wanted, label=args.label, warn=warn)
+            known = _of(expected, document)
+            recovered += recover(document, key, expected=known, label=args.label, warn=warn)
         spki_sha256 = key.public.spki_sha256
     written = write_keys(
         Path(args.out),

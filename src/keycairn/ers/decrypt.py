@@ -18,6 +18,14 @@ from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.ers import oaep
 from keycairn.ers.rsa import RsaPublicKey, load_rsa_public_key
 
+#: What :func:`probe` encrypts.
+PROBE = b"keycairn-recover: does this key decrypt?"
+
+
+def probe(public: RsaPublicKey) -> bytes:
+    """A ciphertext that everybody knows the plaintext of: to see whether a token works."""
+    return public.encrypt(PROBE, bytes(oaep.HASH_LEN))
+
 
 class BadLeaf(Exception):
     """This ciphertext is not a valid OAEP encryption under the key. Try the next one."""

@@ -42,7 +42,10 @@ def require_offline(root: Path = SYS) -> None:
     Raises:
         KeycairnError: E_POLICY, naming the interfaces, or saying that it cannot tell.
     """
-    advice = "disconnect the machine, or say --allow-network if you accept the risk"
+    advice = (
+        "disconnect the machine, or say --allow-network if you accept the risk; a key in an HSM or "
+        "service that is reached over the network needs it"
+    )
     lost = "Nothing was read or decrypted."
     try:
         up = interfaces_up(root)
