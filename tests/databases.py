@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,11 +103,11 @@ def require(kind: str) -> None:
 
 
 @contextmanager
-def scratch(kind: str) -> Iterator[Scratch]:
-    """Make a user and a database with a random name; drop both at the end."""
+def scratch(kind: str, name: str | None = None) -> Iterator[Scratch]:
+    """Make a user and a database, by default with a random name; drop both at the end."""
     require(kind)
     url = urlsplit(POSTGRES if kind == "postgresql" else MARIADB)
-    name, password = f"keycairn_{secrets.token_hex(6)}", secrets.token_hex(12)
+    name, password = name or f"keycairn_{secrets.token_hex(6)}", secrets.token_hex(12)
     port = url.port or (5432 if kind == "postgresql" else 3306)
     made = Scratch(kind, name, url.hostname or "127.0.0.1", port, password)
     if kind == "postgresql":
@@ -131,3 +131,23 @@ def scratch(kind: str) -> Iterator[Scratch]:
         finally:
             for statement in drop:
                 execute(statement)
+
+
+@contextmanager
+def node_databases(kind: str, nodes: int) -> Iterator[dict[str, str]]:
+    """Empty databases for the nodes of a vault, as arguments of ``LocalVault.create``.
+
+    The passwords are in this process's environment meanwhile, for the processes that it starts.
+    """
+    if kind == "sqlite":
+        yield {}
+        return
+    prefix = f"keycairn_{secrets.token_hex(5)}_"
+    variable = f"KEYCAIRN_TEST_PASSWORD_{prefix}".upper()
+    with ExitStack() as stack:
+        for i in range(1, nodes + 1):
+            made = stack.enter_context(scratch(kind, f"{prefix}{i}"))
+            os.environ[f"{variable}{i}"] = made.password
+            stack.callback(os.environ.pop, f"{variable}{i}", None)
+        url = made.url.replace(f"{prefix}{nodes}", prefix + "{node}")
+        yield {"database": url, "password_env": variable + "{node}"}

@@ -110,6 +110,13 @@ def test_operations_are_off_until_switched_on(tmp_path: Path) -> None:
         ("[links]", BACKUP.replace("/mnt", "s3://B_ad") + "[links]", "targets"),
         ("[links]", BACKUP + '[[backup.external]]\nname = "dns"\n[links]', "external"),
         ("[links]", '[database]\nurl = "postgresql://x"\n[links]', "url"),
+        ("[links]", '[database]\npassword_env = "P"\n[links]', "only a server"),
+        (
+            "[links]",
+            '[database]\nurl = "mariadb://n@127.0.0.1/s"\npassword_env = "P"\n'
+            'password_file = "f"\n[links]',
+            "one of",
+        ),
         ("[links]", "[limits]\nsession_seconds = 0\n[links]", "session_seconds"),
     ],
 )
@@ -270,3 +277,23 @@ def test_identity_key_file(tmp_path: Path) -> None:
     with pytest.raises(KeycairnError) as caught:
         load_identity(path)
     assert caught.value.code is Code.MALFORMED
+
+
+def test_a_server_for_a_database(tmp_path: Path) -> None:
+    text = GOOD.replace(
+        "[links]",
+        '[database]\nurl = "postgresql://n@127.0.0.1/s"\npassword_file = "../pw"\n[links]',
+    )
+    config = load_config(write(tmp_path, text))
+    assert str(config.database) == "postgresql://127.0.0.1:5432/s"
+    assert config.data_directory == tmp_path / "data"
+    assert config.database_password is not None
+    assert config.database_password.secret_file == tmp_path.parent / "pw"
+    config = load_config(write(tmp_path, text.replace("password_file", "directory")))
+    assert config.data_directory == tmp_path.parent / "pw"
+    assert config.database_password is None
+    for url in ("postgresql://n:pw@127.0.0.1/s", "postgresql://n@db.example/s"):
+        bad = refused(tmp_path, text.replace("postgresql://n@127.0.0.1/s", url))
+        assert bad.code is Code.POLICY
+        assert "[database]" in bad.message
+        assert bad.next

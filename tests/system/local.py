@@ -95,8 +95,15 @@ class LocalVault:
         policy: str = "ers or node_backup",
         test_profile: bool = False,
         session_seconds: int | None = None,
+        database: str | None = None,
+        password_env: str | None = None,
     ) -> LocalVault:
-        """``keycairn init``, then what the test wants different in node.toml."""
+        """``keycairn init``, then what the test wants different in node.toml.
+
+        Args:
+            database: URL with ``{node}`` for the number; see :func:`node_databases`.
+            password_env: the environment variable with its password.
+        """
         keycairn(
             "init",
             str(directory),
@@ -108,6 +115,8 @@ class LocalVault:
             str(base_port),
             "--policy",
             policy,
+            *(["--database", database] if database else []),
+            *(["--database-password-env", password_env] if password_env else []),
         )
         vault = cls(directory, nodes=nodes, threshold=threshold, base_port=base_port)
         for i in vault.players:
@@ -132,6 +141,10 @@ class LocalVault:
     @property
     def profile(self) -> Path:
         return self.directory / "vault.toml"
+
+    def toml(self, i: int) -> dict[str, Any]:
+        """Node ``i``'s node.toml as it stands."""
+        return tomllib.loads(self.config(i).read_text(encoding="utf-8"))
 
     def editing(self, i: int) -> _Editing:
         """``with vault.editing(1) as config:`` changes node 1's node.toml."""

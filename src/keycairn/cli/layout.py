@@ -28,6 +28,7 @@ from keycairn.node.identity import create_identity
 from keycairn.node.storage import create_storage
 from keycairn.ports import Clock, Rng, randbelow
 from keycairn.ports.system import SystemRng
+from keycairn.store.database import parse_database
 from keycairn.vault.policy import parse, require_satisfiable
 
 MAX_NODES = 32
@@ -37,17 +38,27 @@ _PER_NODE = 3  # api, links, management
 _HOST = "127.0.0.1"
 APPLICATION = "default"
 _STOCK = Presignatures()
+_SQLITE = "sqlite:///data/node.db"
+#: Stands for a node's number in ``--database`` and ``--database-password-env``.
+_NODE = "{node}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a local vault is going to be."""
+    """What a local vault is going to be.
+
+    Attributes:
+        database: URL of every node's database, with ``{node}`` for its number.
+        password_env: environment variable with the password for it, in the same way.
+    """
 
     directory: Path
     nodes: int
     threshold: int
     base_port: int
     policy: str
+    database: str = _SQLITE
+    password_env: str | None = None
 
     def node(self, i: int) -> Path:
         """Directory of node ``i``."""
@@ -63,7 +74,13 @@ class Plan:
 
 
 def check_plan(
-    directory: Path, nodes: int, threshold: int, base_port: int | None, policy: str
+    directory: Path,
+    nodes: int,
+    threshold: int,
+    base_port: int | None,
+    policy: str,
+    database: str = _SQLITE,
+    password_env: str | None = None,
 ) -> Plan:
     """Refuse what can't become a vault, before anything is written.
 
@@ -88,11 +105,15 @@ def check_plan(
             not_lost="It was not touched.",
             next="name a directory that does not exist yet",
         )
+    for i in (1, nodes):
+        parse_database(database.replace(_NODE, str(i)), directory)
+    if database != _SQLITE and _NODE not in database:
+        raise malformed(f"--database must hold {_NODE}, since each node needs its own")
     if base_port is None:
         base_port = _free_block(_PER_NODE * nodes)
     elif not 1024 <= base_port <= 65_535 - _PER_NODE * nodes:
         raise malformed(f"--base-port must be between 1024 and {65_535 - _PER_NODE * nodes}")
-    return Plan(directory.absolute(), nodes, threshold, base_port, policy)
+    return Plan(directory.absolute(), nodes, threshold, base_port, policy, database, password_env)
 
 
 def create_vault(plan: Plan, clock: Clock, rng: Rng) -> Path:
@@ -186,6 +207,9 @@ def _node_toml(
         for scheme, switches in OPERATIONS.items()
     )
     elsewhere = f"../operator{i}"
+    database = f"url = {_q(plan.database.replace(_NODE, str(i)))}"
+    if plan.password_env is not None:
+        database += f"\npassword_env = {_q(plan.password_env.replace(_NODE, str(i)))}"
     return f"""# Node {i} of {plan.nodes}. Every key is explained in docs/configuration.md.
 
 [vault]
@@ -198,7 +222,7 @@ identity_key_file = "identity.key"
 
 {peers}
 [database]
-url = "sqlite:///data/node.db"
+{database}
 
 [anchor]
 directory = "anchor"

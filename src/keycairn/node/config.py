@@ -25,6 +25,7 @@ from keycairn.encryptors import EncryptorConfig, section_config
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.files import require_private
 from keycairn.node.tables import Table, read_toml
+from keycairn.store.database import Database, parse_database
 from keycairn.vault.policy import DEFAULT_REQUIRE, parse, parse_gate, require_satisfiable
 
 #: Switches of [operations.*] that this version knows.
@@ -134,7 +135,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """One node's whole configuration; docs/configuration.md explains every key."""
+    """One node's whole configuration; docs/configuration.md explains every key.
+
+    Attributes:
+        database: a SQLite file, or a server, here still without its password.
+        database_password: where that is; None for a user that needs none.
+        data_directory: where the lock and the management token live, and a SQLite file.
+    """
 
     file: Path
     vault_id: str
@@ -143,7 +150,9 @@ class NodeConfig:
     index: int
     identity_key_file: Path
     peers: tuple[Peer, ...]
-    database: Path
+    database: Database
+    database_password: EncryptorConfig | None
+    data_directory: Path
     anchor: Path
     encryptor: EncryptorConfig
     api: Api
@@ -164,11 +173,6 @@ class NodeConfig:
     def home(self) -> Path:
         """The directory of node.toml; relative paths start there."""
         return self.file.parent
-
-    @property
-    def data_directory(self) -> Path:
-        """Where the database, the lock and the management token live."""
-        return self.database.parent
 
     @property
     def players(self) -> tuple[int, ...]:
@@ -246,6 +250,7 @@ class _Reader:
         log = root.table("log")
         level = log.choice("level", ("debug", "info", "warning", "error"), "info")
         log.finish()
+        database, password, data = self.database()
         config = NodeConfig(
             file=root.file,
             vault_id=vault_id,
@@ -254,7 +259,9 @@ class _Reader:
             index=index,
             identity_key_file=identity,
             peers=self.peers(index),
-            database=self.database(),
+            database=database,
+            database_password=password,
+            data_directory=data,
             anchor=anchor_directory,
             encryptor=self.encryptor(profile),
             api=self.api(),
@@ -357,16 +364,35 @@ class _Reader:
         if not good:
             table.bad("`address` is not an address that this version can use", hint=hint)
 
-    def database(self) -> Path:
+    def database(self) -> tuple[Database, EncryptorConfig | None, Path]:
+        """Database, where its password is, and the data directory."""
         table = self.root.table("database")
         url = table.text("url", "sqlite:///data/node.db")
+        file = table.optional("password_file")
+        env = table.optional("password_env")
+        credential = table.optional("password_credential")
+        directory = table.optional("directory")
         table.finish()
-        if not url.startswith("sqlite:///") or len(url) == len("sqlite:///"):
+        if credential is not None and not _NAME.match(credential):
+            table.bad("`password_credential` must be a plain credential name, not a path")
+        given = sum(s is not None for s in (file, env, credential))
+        if given > 1:
             table.bad(
-                "`url` names a database that this version can't use",
-                hint='use url = "sqlite:///data/node.db" (relative) or sqlite:////absolute/path',
+                "needs one of `password_file`, `password_env`, `password_credential`",
+                hint="keep the one that holds the password",
             )
-        return self.path(url.removeprefix("sqlite:///"))
+        try:
+            database = parse_database(url, self.home)
+        except KeycairnError as exc:
+            what = exc.message.removeprefix("[database] ")
+            table.bad(what, code=exc.code, hint=exc.next)
+        if isinstance(database, Path):
+            if given or directory is not None:
+                table.bad("has keys that only a server needs: a password, or `directory`")
+            return database, None, database.parent
+        path = None if file is None else self.path(file)
+        source = EncryptorConfig("password", path, env, credential) if given else None
+        return database, source, self.path(directory or "data")
 
     def encryptor(self, profile: str) -> EncryptorConfig:
         table = self.root.table("encryptor", required=True)

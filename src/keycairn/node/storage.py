@@ -8,23 +8,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from keycairn.encryptors import create_keyring, open_keyring
+from keycairn.encryptors import create_keyring, open_keyring, read_secret
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.brake import braked
 from keycairn.node.config import NodeConfig
 from keycairn.node.encryptor import check_node, settle
 from keycairn.ports import Clock, Rng
+from keycairn.store.database import Database
 from keycairn.store.lock import DirectoryLock
-from keycairn.store.sqlite import SqliteStore, read_keyring, write_keyring
+from keycairn.store.opening import open_store, read_keyring, require_unused, write_keyring
+from keycairn.store.sql import SqlStore
 from keycairn.vault.sealing import Sealer
 
 
 @asynccontextmanager
 async def open_node(
     config: NodeConfig, clock: Clock, rng: Rng
-) -> AsyncIterator[tuple[NodeConfig, SqliteStore]]:
+) -> AsyncIterator[tuple[NodeConfig, SqlStore]]:
     """The open store of a node, locked against a second process, and the configuration with the
     encryptor that opened it: a rotation that was interrupted is finished first.
 
@@ -35,7 +39,8 @@ async def open_node(
             writable, service away), and what else the encryptor raises.
     """
     with DirectoryLock(config.data_directory):
-        keyring = read_keyring(config.database)
+        database = await asyncio.to_thread(database_of, config)
+        keyring = await asyncio.to_thread(read_keyring, database)
         if keyring is None:
             raise KeycairnError(
                 Code.NOT_FOUND,
@@ -48,13 +53,14 @@ async def open_node(
         config = settle(config, keyring)
         # Argon2id, or a service that may be slow: not on the event loop.
         sealer = await asyncio.to_thread(_braked_sealer, config, keyring, clock, rng)
-        store = await SqliteStore.open(
-            config.database,
+        store = await open_store(
+            database,
             sealer=sealer,
             vault=config.vault_id,
             node=config.index,
             clock=clock,
             rng=rng,
+            keep_older=True,
         )
         try:
             yield config, store
@@ -63,7 +69,7 @@ async def open_node(
 
 
 @asynccontextmanager
-async def open_storage(config: NodeConfig, clock: Clock, rng: Rng) -> AsyncIterator[SqliteStore]:
+async def open_storage(config: NodeConfig, clock: Clock, rng: Rng) -> AsyncIterator[SqlStore]:
     """As :func:`open_node`, without the configuration."""
     async with open_node(config, clock, rng) as (_, store):
         yield store
@@ -79,7 +85,7 @@ def check_stopped(config: NodeConfig, clock: Clock, rng: Rng) -> dict[str, Any]:
     if not config.data_directory.is_dir():
         return check_node(config, None, clock, rng)
     with DirectoryLock(config.data_directory):
-        keyring = read_keyring(config.database)
+        keyring = read_keyring(database_of(config))
         if keyring is not None:
             config = settle(config, keyring)
         return check_node(config, keyring, clock, rng)
@@ -92,19 +98,14 @@ async def create_storage(config: NodeConfig, clock: Clock, rng: Rng) -> None:
         KeycairnError: E_CONFLICT when one is there already, E_UNAVAILABLE.
     """
     with DirectoryLock(config.data_directory):
-        if config.database.exists():
-            raise KeycairnError(
-                Code.CONFLICT,
-                f"{config.database} exists already",
-                not_lost="It was not touched.",
-                node=config.index,
-            )
+        database = await asyncio.to_thread(database_of, config)
+        await asyncio.to_thread(require_unused, database)
         keyring = create_keyring(
             config.encryptor, vault=config.vault_id, node=config.index, rng=rng
         ).encode()
-        write_keyring(config.database, keyring)
-        store = await SqliteStore.open(
-            config.database,
+        await asyncio.to_thread(write_keyring, database, keyring)
+        store = await open_store(
+            database,
             sealer=_sealer(config, keyring, rng),
             vault=config.vault_id,
             node=config.index,
@@ -113,6 +114,27 @@ async def create_storage(config: NodeConfig, clock: Clock, rng: Rng) -> None:
             create=True,
         )
         await store.close()
+
+
+def database_of(config: NodeConfig) -> Database:
+    """The configured database, with its password.
+
+    Raises:
+        KeycairnError: what reading the password's source raises: E_NOT_FOUND, E_POLICY (others
+            can read it), E_MALFORMED, E_UNAVAILABLE.
+    """
+    if isinstance(config.database, Path) or config.database_password is None:
+        return config.database
+    try:
+        return replace(config.database, password=read_secret(config.database_password))
+    except KeycairnError as exc:
+        raise KeycairnError(
+            exc.code,
+            f"the password of the database: {exc.message}",
+            not_lost="Nothing was changed.",
+            next="correct password_file, password_env or password_credential of [database]",
+            node=config.index,
+        ) from exc
 
 
 def _braked_sealer(config: NodeConfig, keyring: bytes, clock: Clock, rng: Rng) -> Sealer:

@@ -33,6 +33,20 @@ def register(app: typer.Typer) -> None:
         policy: Annotated[
             str, typer.Option("--policy", help="when a key counts as backed up")
         ] = DEFAULT_REQUIRE,
+        database: Annotated[
+            str,
+            typer.Option(
+                "--database",
+                help="URL of each node's empty database on a server, {node} for its number",
+            ),
+        ] = "sqlite:///data/node.db",
+        password_env: Annotated[
+            str | None,
+            typer.Option(
+                "--database-password-env",
+                help="environment variable with its password, {node} for the number",
+            ),
+        ] = None,
     ) -> None:
         """Make a local vault: n nodes, what their operators keep, and a client profile.
 
@@ -42,7 +56,7 @@ def register(app: typer.Typer) -> None:
         """
         from keycairn.cli.layout import check_plan, create_vault
 
-        plan = check_plan(directory, nodes, threshold, base_port, policy)
+        plan = check_plan(directory, nodes, threshold, base_port, policy, database, password_env)
         with output.working("making keys and databases"):
             profile = create_vault(plan, SystemClock(), SystemRng())
         quorum = f"{threshold + 1}-of-{nodes} (t={threshold})"
