@@ -16,7 +16,7 @@ from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError, PeerAborted
 from keycairn.protocols import dkls23, frost, session, wire
 from keycairn.protocols.driver import abort_frame, run
-from keycairn.protocols.form import Durable, Inbox
+from keycairn.protocols.form import Durable, Inbox, Round
 from keycairn.protocols.record import KeyShare
 from keycairn.protocols.session import SMALL_ROUNDS, Frame, Hello, SessionSpec
 from keycairn.protocols.setup import PairSetup
@@ -202,9 +202,13 @@ async def test_r02_no_share_of_a_signature_is_made_before_the_spend(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[object] = []
-    real = frost.sign_share
     module = importlib.import_module("keycairn.protocols.frost.session")
-    monkeypatch.setattr(module, "sign_share", lambda *a: (made.append(a), real(*a))[1])
+
+    def watched(*arguments: Any) -> int:
+        made.append(arguments)
+        return frost.sign_share(*arguments)
+
+    monkeypatch.setattr(module, "sign_share", watched)
     keys, members = frost_key(), parties(TWO, "nonces")
     drawn = lockstep({i: frost.presign(members[i], keys[i], 1) for i in TWO})
     claim = frost.claim(keys[1], 1, TWO, drawn[1].result, [frost.Request(b"m")], bytes(32))
@@ -216,6 +220,7 @@ async def test_r02_no_share_of_a_signature_is_made_before_the_spend(
     full = frost.sign_full(members[1], keys[1], [frost.Request(b"m")])
     step = next(full)
     theirs = next(frost.sign_full(members[2], keys[2], [frost.Request(b"m")]))
+    assert isinstance(theirs, Round)
     step = full.send(Inbox({2: theirs.broadcast}, {}))
     assert isinstance(step, Durable)
     assert len(made) == 1
