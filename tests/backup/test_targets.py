@@ -191,6 +191,49 @@ def test_an_emptied_place_is_not_a_lost_bundle(tmp_path: Path) -> None:
 
 
 @needs_s3
+async def test_a_node_comes_back_from_an_object_store(
+    node: Any, s3: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from keycairn.cli.bundles import restore_node
+
+    place = f"s3://keep/{tmp_path.name}?endpoint={s3}&region=eu-west-1"
+    row = await create_bundle(
+        node.store,
+        BundleInputs(node.config),
+        place,
+        identity=node.identity,
+        recipients=[node.recipient],
+        clock=node.clock,
+        rng=node.rng,
+    )
+    await node.store.close()
+    identity = tmp_path / "identity.age"
+    identity.write_bytes(node.secret.reveal())
+    into = tmp_path / "new"
+    given = {
+        "mapping": None,
+        "secret_file": node.operator / "master.key",
+        "public_key": node.identity.public.hex(),
+        "player": 2,
+        "vault": None,
+        "peer_config": None,
+        "put_back": False,
+        "checks": True,
+    }
+    done = await restore_node(row.location, into, identity, dry_run=False, **given)
+    assert (done["bundle"], done["sha256"], done["proofs_ok"]) == (row.location, row.sha256, True)
+    assert (into / "node.toml").is_file()
+    # Its receipt in the restored database names the stored bundle, and not the copy that was read.
+    store = await node.opener(into / "data" / "node.db")
+    assert [(r.location, r.level) for r in await store.bundles()] == [(row.location, "trial")]
+    await store.close()
+    missing = row.location.replace("keycairn-", "other-", 1)
+    with pytest.raises(KeycairnError) as caught:
+        await restore_node(missing, tmp_path / "x", identity, dry_run=True, **given)
+    assert caught.value.code is Code.NOT_FOUND
+
+
+@needs_s3
 def test_an_object_store_that_is_away_or_refuses_says_nothing_of_its_bundles(
     s3: str, tmp_path: Path, free_ports: Any
 ) -> None:

@@ -74,7 +74,10 @@ def register(app: typer.Typer) -> None:
         """List the receipts of a node's bundles, newest first."""
         found, failed = every_operator(config, vault, nodes, lambda n, _: n.backups())
         rows = [{"node": i, **row} for i, rows in found.items() for row in rows]
-        lines = [f"node {r['node']}: {r['bundle']} {r['sha256']} {r['keys']} keys" for r in rows]
+        lines = [
+            f"node {r['node']}: {r['bundle']} {r['sha256']} {r['keys']} keys, level {r['level']}"
+            for r in rows
+        ]
         return _report(rows, failed, "backups", None, lines or ["no bundles"])
 
     @command(backup, "verify")
