@@ -151,6 +151,8 @@ async def test_a_dump_of_the_operators_own_tools_is_noted_and_is_no_evidence(
         await operator.backup_prune()
         assert dump.exists()
         await refused(Code.MALFORMED, operator.backup_register(made["bundle"], dump=True))
+        elsewhere = "s3://bucket/x.bundle?endpoint=https://example.org"
+        await refused(Code.POLICY, operator.backup_register(elsewhere))
         await refused(Code.NOT_FOUND, operator.backup_register(str(tmp_path / "no"), dump=True))
 
 
@@ -223,6 +225,31 @@ async def test_failures_are_tried_again_ever_later_and_said_until_one_succeeds()
     await fake.scheduler._once()
     state = await fake.scheduler.state()
     assert (state["failure"], state["findings"], state["failures"]) == (None, [], 9)
+
+
+async def test_no_error_whatever_ends_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keycairn.node.schedule._TICK_SECONDS", 0.001)
+    fake = Fake("1d")
+    honest = fake.work
+    calls = 0
+
+    async def work() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ZeroDivisionError
+        await honest()
+
+    fake.scheduler._work = work
+    running = asyncio.create_task(fake.scheduler.run())
+    for _ in range(500):
+        await asyncio.sleep(0.002)
+        if fake.rows:
+            break
+        fake.clock.advance(10)
+    running.cancel()
+    assert calls == 2
+    assert fake.scheduler.failures_total == 1
 
 
 async def test_an_old_bundle_is_an_alarm_with_and_without_a_schedule() -> None:

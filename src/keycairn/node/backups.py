@@ -18,6 +18,7 @@ from keycairn.backup.create import (
     receipt,
 )
 from keycairn.backup.manifest import Point
+from keycairn.backup.nodefile import is_object_store
 from keycairn.backup.retention import OWN_LEVELS, choose
 from keycairn.backup.targets import target_of
 from keycairn.encoding import SecretBytes
@@ -244,10 +245,20 @@ class NodeBackups:
         the keys that were there when it was made coverage says "can't tell".
 
         Raises:
-            KeycairnError: E_NOT_FOUND, E_UNAVAILABLE, E_CONFLICT (another node's bundle),
+            KeycairnError: E_POLICY (an object store that is no target of this node),
+                E_NOT_FOUND, E_UNAVAILABLE, E_CONFLICT (another node's bundle),
                 E_STORE_INTEGRITY (damaged), E_MALFORMED (no bundle).
         """
         home = self._config.data_directory
+        targets = [target_of(text) for text in self._config.backup.targets]
+        if is_object_store(location) and not any(t.holds(location) for t in targets):
+            # R-51: this node calls no address that somebody else than its configuration names.
+            raise KeycairnError(
+                Code.POLICY,
+                "that address is in none of this node's targets",
+                not_lost="Nothing was booked.",
+                next="add its target under [backup] targets, or fetch the file and register that",
+            )
         if dump:
             row = await asyncio.to_thread(dump_receipt, Path(location), self._clock)
             before = {

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from keycairn.backup.schedule import Schedule
-from keycairn.errors import KeycairnError
-from keycairn.node.logs import logger
+from keycairn.errors import Code, KeycairnError
+from keycairn.node.logs import exception_fields, logger
 from keycairn.ports import Clock, Rng, randbelow
 from keycairn.vault.ports import BundleRow
 
@@ -121,6 +121,11 @@ class Scheduler:
             logger().warning(
                 "finding", finding="scheduled backup failed", code=exc.code.value, next=exc.next
             )
+        except Exception as exc:
+            # Whatever it is, the next run must come: nobody watches a schedule that has died.
+            word = type(exc).__name__
+            self.failed(KeycairnError(Code.UNAVAILABLE, f"an error nobody expected: {word}"))
+            logger().error("stray", **exception_fields(exc))
 
     async def state(self) -> dict[str, Any]:
         """``{newest, age_seconds, bundles, schedule, due_us, failure, failures}`` and findings."""
