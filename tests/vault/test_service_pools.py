@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from keycairn.errors import Code, KeycairnError
+from keycairn.errors import Abort, Code, KeycairnError
 from keycairn.protocols.session import ABORT, HELLO, Frame
+from keycairn.vault import control
 from keycairn.vault.api import KeyView, Sign, Signature, SignItem
 from keycairn.vault.control import RefillInvite
 from protocols.network import Copy, pack
@@ -396,6 +397,11 @@ async def test_delete_empties_the_pools_of_all_signers(pooled: Vault) -> None:
 
 async def test_delete_takes_what_is_being_made_along(pooled: Vault) -> None:
     key = await pooled.key("ecdsa")
+
+    async def set_up() -> bool:
+        return all(pooled.services[i]._setups.get(3 - i) is not None for i in (1, 2))
+
+    await eventually(set_up)  # its session must not be held up with the others
     waiting: list[Copy] = []
 
     def hold(copy: Copy) -> list[Frame] | None:
@@ -526,6 +532,81 @@ async def test_a_peer_makes_a_node_work_no_more_than_its_budget(pooled: Vault) -
     assert refiller._affordable(3, 100), "another peer has a budget of its own"
 
 
+async def test_t022_invitations_wait_in_their_peers_queue(
+    pooled: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await pooled.key("schnorr")
+    node, store = pooled.services[2], pooled.stores[2]
+    gate, reading = asyncio.Event(), 0
+    really = store.key
+
+    async def slow(key_id: str) -> Any:
+        nonlocal reading
+        reading += 1
+        await gate.wait()
+        return await really(key_id)
+
+    monkeypatch.setattr(store, "key", slow)
+    before = len(node._exchange._tasks)
+    for n in range(500):
+        invite = RefillInvite(f"refill/1/{n:032x}", key.key_id, key.record_hash, (1, 2), 1, held=())
+        node._exchange.frame(1, control.pack(invite))
+    await asyncio.sleep(0.05)
+    assert reading == 1
+    assert len(node._exchange._tasks) <= before
+    gate.set()
+
+
+async def test_a_silent_signer_does_not_keep_the_other_pools_empty(
+    pooled: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, store = pooled.services[1], pooled.stores[1]
+    keys = [await pooled.key("schnorr") for _ in range(4)]
+    refiller = node._refiller
+    refiller.stop()  # from here on by hand
+    time = {(1, 2): 0.0, (1, 3): 0.0, (): 0.0}
+
+    class Time:
+        @staticmethod
+        def monotonic() -> float:
+            return sum(time.values())
+
+    async def session(_name: str, players: tuple[int, ...], *_: Any) -> list[Any]:
+        if 2 in players:
+            time[players] += 30.0
+            raise Abort(Code.PEER_TIMEOUT, "silent for 30 s")
+        time[players] += 0.5
+        return []
+
+    async def nothing(*_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(refiller, "_clock", Time())
+    monkeypatch.setattr(refiller, "_session", session)
+    monkeypatch.setattr(node._exchange, "send", nothing)
+    for who in ((1, 2), (1, 3)):
+        for key in keys:
+            row = await store.key(key.key_id)
+            assert row is not None
+            refiller._hungry[node._pools.open(row, who).place] = None
+    for _ in range(2000):
+        pool, pause = refiller._choose()
+        if pool is None:
+            assert pause is not None
+            time[()] += pause
+        else:
+            await refiller._refill(pool)
+    assert sum(time.values()) > 600
+    assert time[(1, 2)] < 0.2 * sum(time.values()), "a sixth, and what is cut off at the end"
+    refiller._stopped = False
+    assert refiller._refusal(2, row, _invite(key, (1, 2))) is Code.CONFLICT, "nor by invitation"
+    assert refiller._refusal(1, row, _invite(key, (1, 3))) is None
+
+
+def _invite(key: KeyView, who: tuple[int, ...]) -> RefillInvite:
+    return RefillInvite("refill/1/" + "0" * 32, key.key_id, key.record_hash, who, 1, held=())
+
+
 # -- database mode
 
 
@@ -573,3 +654,16 @@ async def test_t074_rows_of_presignatures_that_were_swapped_do_not_open(tmp_path
         made = await vault.sign(key, (1, 2), PAYLOAD)
         check(key, made.result, PAYLOAD)
         assert made.result.presignature_id not in (first, second)
+
+
+async def test_a_presignature_that_the_database_lost_stands_in_the_way_once(tmp_path: Path) -> None:
+    async with Vault.of(
+        tmp_path, policy="none", presignature_target=8, presignature_storage="database"
+    ) as vault:
+        key, ids = await stocked(vault)
+        await vault.stores[1].drop_presignatures([bytes.fromhex(ids[0])])
+        results = [(await vault.sign(key, (1, 2), PAYLOAD)).result for _ in range(2)]
+        for made in results:
+            check(key, made, PAYLOAD)
+        assert results[0].presignature_id.hex() not in ids, "a full session"
+        assert results[1].presignature_id.hex() == ids[1]
