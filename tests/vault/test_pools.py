@@ -215,3 +215,16 @@ def test_pools_that_nobody_uses_make_room() -> None:
     assert kit.evicted == ["key-1", "key-2", "key-0"]
     assert kit.pools.count(big.place) == 9
     assert len(kit.dropped) == 9
+
+
+def test_a_proposer_makes_room_among_its_own_pools() -> None:
+    kit = Kit(max_pools=4, max_stock=20)
+    mine = kit.pool(("s", range(3)), key="key-mine", who=(2, 3))
+    for n in range(6):  # what a peer invites to, without end
+        kit.pool(("t", range(3)), key=f"key-{n}", who=(1, 3))
+    assert kit.evicted == ["key-0", "key-1", "key-2"]
+    assert kit.pools.count(mine.place) == 3
+    last = kit.pools.all()[0]
+    kit.pools.add(last.place, last.epoch, made(last, "u", range(11)))
+    assert kit.evicted == ["key-0", "key-1", "key-2", "key-3"]
+    assert kit.pools.count(mine.place) == 3, "stock is counted in the same way"

@@ -143,6 +143,11 @@ class Presignature(Generic[S]):
         if not stored:
             raise self._refusal()
 
+    def lose(self) -> None:
+        """What :meth:`detach` gave is gone: this counts as spent."""
+        with self._lock:
+            self.stored = False
+
     def _encode(self, secrets: S) -> bytes:
         raise NotImplementedError
 

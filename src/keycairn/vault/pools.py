@@ -23,7 +23,8 @@ from keycairn.errors import Code, KeycairnError
 from keycairn.protocols.presignature import Presignature
 from keycairn.vault.ports import KeyRow
 
-#: Pools and presignatures of a node at most. Beyond, whole pools go, those used longest ago first.
+#: Pools and presignatures of a node at most. Beyond, whole pools go: of the proposer that has most,
+#: those used longest ago first, so that no peer's invitations push out what others made.
 MAX_POOLS = 1024
 MAX_STOCK = 50_000
 #: Ids that are remembered as spent, to tell "spent" from "unknown".
@@ -139,10 +140,15 @@ class Pools:
             return list(pool.ready) if pool else []
 
     def _bound(self) -> None:
-        for place in list(self._pools)[:-1]:
-            if len(self._pools) <= self._max_pools and self._total <= self._max_stock:
+        while len(self._pools) > 1:
+            crowded = len(self._pools) > self._max_pools
+            if not crowded and self._total <= self._max_stock:
                 return
-            pool = self._pools.pop(place)
+            has: Counter[int] = Counter()
+            for place, pool in self._pools.items():
+                has[place.players[0]] += 1 if crowded else len(pool.ready)
+            *older, _ = self._pools
+            pool = self._pools.pop(max(older, key=lambda place: has[place.players[0]]))
             self._empty(pool)
             self._evicted(pool)
 

@@ -40,6 +40,9 @@ _MAX_HELD = 1024
 #: No request for so long, and the machine counts as idle.
 _QUIET_SECONDS = 0.25
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
+#: After a session that failed, its signer set has to wait so many times as long as that took: who
+#: is silent in such sessions must not keep this node from making any with others.
+_REST = 5.0
 #: What a peer may have made of one node for nothing: so many at once, so many a second after
 #: that. What requests use up comes on top.
 _BURST, _PER_SECOND = 2000.0, 20.0
@@ -80,6 +83,7 @@ class Refiller:
         self._wake = asyncio.Event()
         self._stopped = False
         self._making: Place | None = None
+        self._resting: dict[tuple[int, ...], float] = {}  # until when, by signer set
         self._made = asyncio.Condition()
         self._budget: dict[int, tuple[float, float]] = {}
         exchange.on(RefillInvite, self._invited)
@@ -156,7 +160,8 @@ class Refiller:
                 del self._hungry[place]
                 continue
             low = len(pool.ready) < self._params.presignature_low_water
-            later = max(pool.not_before - now, 0.0 if quiet or low else _QUIET_SECONDS)
+            rest = max(pool.not_before, self._resting.get(place.players, 0.0)) - now
+            later = max(rest, 0.0 if quiet or low else _QUIET_SECONDS)
             if self._making is not None:
                 later = max(later, 0.02)
             if later > 0:
@@ -172,17 +177,15 @@ class Refiller:
         )
 
     async def _refill(self, pool: Pool) -> None:
-        place = self._making = pool.place
         idle = self._sessions.quiet(_QUIET_SECONDS)
         missing = self._params.presignature_target - len(pool.ready)
         count = min(missing, CHUNK if idle else HASTY)
         name = f"refill/{self._params.index}/{self._rng.bytes(16).hex()}"
-        invite = RefillInvite(name, pool.key_id, *place, count, held=tuple(pool.sids)[-_MAX_HELD:])
+        held = tuple(pool.sids)[-_MAX_HELD:]
         try:
-            for peer in place.players:
-                if peer != self._params.index:
-                    await self._exchange.send(peer, invite)
-            await self._make(name, pool, count)
+            await self._make(
+                name, pool, count, RefillInvite(name, pool.key_id, *pool.place, count, held=held)
+            )
             pool.failures = 0
         except KeycairnError as exc:
             busy = isinstance(exc, PeerAborted) and exc.code is Code.CONFLICT
@@ -195,26 +198,30 @@ class Refiller:
     # -- joining -------------------------------------------------------------------------------
 
     async def _invited(self, peer: int, invite: RefillInvite) -> None:
-        if _well_formed(peer, self._params.index, invite):
-            self._exchange.spawn(self._join(peer, invite))
-
-    async def _join(self, peer: int, invite: RefillInvite) -> None:
-        place = Place(invite.record_hash, invite.players)
+        # Looked at one after the other: of what one peer sends, only its queue may grow.
+        if not _well_formed(peer, self._params.index, invite):
+            return
         row = await self._store.key(invite.key_id)
-        if row is None or not self._may(row, invite):
-            await self._refuse(invite, Code.POLICY)
+        code = Code.POLICY if row is None else self._refusal(peer, row, invite)
+        if row is None or code is not None:
+            await self._sessions.refuse(invite.name, invite.players, code or Code.POLICY)
             return
-        known = self._pools.get(place)
-        if known is not None:
+        pool = self._pools.open(row, invite.players)
+        self._making = pool.place  # now: the task begins later
+        self._exchange.spawn(self._make(invite.name, pool, invite.count))
+
+    def _refusal(self, peer: int, row: KeyRow, invite: RefillInvite) -> Code | None:
+        """Why this node does not follow an invitation; None if it does."""
+        if not self._may(row, invite):
+            return Code.POLICY
+        place = Place(invite.record_hash, invite.players)
+        if self._pools.get(place) is not None:
             self._pools.keep_sessions(place, invite.held)
-        if self._making is not None or self._stopped:
-            await self._refuse(invite, Code.CONFLICT)
-            return
+        rests = self._resting.get(place.players, 0.0) > self._clock.monotonic()
+        if rests or self._making is not None or self._stopped:
+            return Code.CONFLICT
         full = self._pools.count(place) > self._params.presignature_target + MAX_COUNT
-        if full or not self._affordable(peer, invite.count):
-            await self._refuse(invite, Code.POLICY)
-            return
-        await self._make(invite.name, self._pools.open(row, invite.players), invite.count)
+        return Code.POLICY if full or not self._affordable(peer, invite.count) else None
 
     def _may(self, row: KeyRow, invite: RefillInvite) -> bool:
         record = row.record
@@ -230,9 +237,6 @@ class Refiller:
             and not any(self._sessions.banned(p) for p in invite.players)
         )
 
-    async def _refuse(self, invite: RefillInvite, code: Code) -> None:
-        await self._sessions.refuse(invite.name, invite.players, code)
-
     def _allowance(self, peer: int) -> tuple[float, float]:
         now = self._clock.monotonic()
         left, then = self._budget.get(peer, (_BURST, now))
@@ -247,19 +251,34 @@ class Refiller:
 
     # -- the session ---------------------------------------------------------------------------
 
-    async def _make(self, name: str, pool: Pool, count: int) -> None:
+    async def _make(
+        self, name: str, pool: Pool, count: int, invite: RefillInvite | None = None
+    ) -> None:
         self._making, epoch = pool.place, pool.epoch
+        begun = self._clock.monotonic()
         try:
+            if invite is not None:
+                for peer in invite.players:
+                    if peer != self._params.index:
+                        await self._exchange.send(peer, invite)
             key = await self._store.key_share(pool.key_id)
             if key.record.hash != pool.place.record_hash:
                 raise KeycairnError(Code.EPOCH_MISMATCH, "the pool is of another generation")
             made = await self._session(name, pool.place.players, key, count)
             await self._shelf.lay(made)
             self._pools.add(pool.place, epoch, made)
+        except KeycairnError:
+            self._rest(pool.place.players, begun)
+            raise
         finally:
             self._making = None
             async with self._made:
                 self._made.notify_all()
+
+    def _rest(self, players: tuple[int, ...], begun: float) -> None:
+        now = self._clock.monotonic()
+        self._resting = {p: until for p, until in self._resting.items() if until > now}
+        self._resting[players] = now + _REST * (now - begun)
 
     async def _session(
         self, name: str, players: tuple[int, ...], key: KeyShare, count: int

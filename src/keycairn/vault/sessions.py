@@ -134,13 +134,14 @@ class Sessions:
         """
         async with self._bans_lock:
             now = self._clock.now_us()
-            lifted = []
+            lifted: list[BanRow] = []
             for row in await self._store.bans():
                 if row.peer == peer and row.lifted_us is None:
                     await before(row)
-                    lifted.append(BanRow(row.ban_id, peer, row.reason, row.at_us, lifted_us=now))
-                    await self._store.put_ban(lifted[-1])
-            self._lifted += lifted
+                    gone = BanRow(row.ban_id, peer, row.reason, row.at_us, lifted_us=now)
+                    await self._store.put_ban(gone)
+                    lifted.append(gone)
+                    self._lifted.append(gone)  # now: the next one may fail
             in_force = self._banned.get(peer)
             if in_force is not None and in_force.ban_id in {row.ban_id for row in lifted}:
                 del self._banned[peer]

@@ -84,19 +84,24 @@ class DatabaseShelf:
         # One that was given back unused has its secrets with it already.
         resting = [p for p in taken if p.stored]
         found = await self._store.presignatures([p.id for p in resting])
+        lost: list[Stock] = []
         for p in resting:
             data = found.get(p.id, b"")
             try:
                 secret = self._aead.decrypt(data[:_NONCE], data[_NONCE:], self._ad(p))
-            except (InvalidTag, ValueError) as exc:
-                raise KeycairnError(
-                    Code.PRESIG_UNKNOWN,
-                    "the database does not hold this presignature, or not as it was written",
-                    not_lost="The key is safe: nothing was signed by this request.",
-                    next="repeat the request under a fresh session_id",
-                    detail={"presignature_id": p.id.hex()},
-                ) from exc
-            p.attach(SecretBytes(secret))
+            except (InvalidTag, ValueError):
+                p.lose()  # or it would be tried first again and again
+                lost.append(p)
+            else:
+                p.attach(SecretBytes(secret))
+        if lost:
+            raise KeycairnError(
+                Code.PRESIG_UNKNOWN,
+                "the database does not hold this presignature, or not as it was written",
+                not_lost="The key is safe: nothing was signed by this request.",
+                next="repeat the request under a fresh session_id",
+                detail={"presignature_id": lost[0].id.hex()},
+            )
 
     async def drop(self, ids: Sequence[bytes]) -> None:
         await self._store.drop_presignatures(ids)
