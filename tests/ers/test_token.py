@@ -87,13 +87,14 @@ def made_in(tool: Tool, folder: Path, label: str = "recovery", bits: int = 3072)
     return tool.result("keygen", "--bits", bits, *tool.options(label), "--out", folder / "rsa.pub")
 
 
+@pytest.mark.parametrize("bits", [3072, 4096])
 def test_t096_keys_come_back_with_a_key_that_never_left_its_token(
-    tool: Tool, tmp_path: Path
+    bits: int, tool: Tool, tmp_path: Path
 ) -> None:
-    made = made_in(tool, tmp_path)
+    made = made_in(tool, tmp_path, bits=bits)
     assert made["mechanism"] == "CKM_RSA_X_509, OAEP in software"
     public = load_rsa_public_key((tmp_path / "rsa.pub").read_bytes())
-    assert (public.bits, public.spki_sha256) == (3072, made["rsa_spki_sha256"])
+    assert (public.bits, public.spki_sha256) == (bits, made["rsa_spki_sha256"])
     for line in groups(public.spki_sha256):
         assert line in made["sheet"]
     assert Path(made["sheet_file"]).read_text() == made["sheet"]
