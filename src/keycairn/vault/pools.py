@@ -194,11 +194,14 @@ class Pools:
             pool = self._pools.get(place)
             if pool is None:
                 return []
-            stale = [p.id for p in pool.ready.values() if not self._usable(p)]
+            found: list[bytes] = []
+            stale: list[bytes] = []
+            for p in pool.ready.values():
+                (found if self._usable(p) else stale).append(p.id)
+                if len(found) == count:
+                    break
             self._discard(self._pop(pool, stale))
-            if len(pool.ready) < count:
-                return []
-            return self._take(pool, list(pool.ready)[:count])
+            return self._take(pool, found) if len(found) == count else []
 
     def named(self, place: Place, ids: Sequence[bytes]) -> list[Stock]:
         """Take exactly these, all or none.
