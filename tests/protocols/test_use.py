@@ -189,6 +189,8 @@ async def test_inv1_a_claim_is_good_for_one_session() -> None:
     )
     again = dataclasses.replace(nonces[1])
     assert shares_of_two_sessions(dkls23.use(here, nonces[1]), dkls23.use(there, again))
+    with pytest.raises(KeycairnError):
+        next(dkls23.sign(there, again))  # nor does a full session open its ν again
 
     keys = frost_key()
     members = parties(TWO, "nonces")

@@ -317,6 +317,7 @@ class Pools:
         for p in gone:
             with suppress(KeycairnError):
                 p.take()
+            p.lose()
         if gone:
             self._dropped([p.id for p in gone])
 

@@ -166,6 +166,7 @@ def use(party: Party, claim: Claim) -> Protocol[list[EcdsaSignature]]:
             others (certain with two signers only), never a ban, and all digests then count as
             possibly signed; E_UNAVAILABLE if a setup ended.
     """
+    claim.session.begin()
     return (yield from _sign(party, claim, party.nonces))
 
 
@@ -187,6 +188,7 @@ def sign_full(
 
 def sign(party: Party, claim: Claim) -> Protocol[list[EcdsaSignature]]:
     """As :func:`use`, in a confirmed session: spends, and opens ν in a round of its own."""
+    claim.session.begin()
     opening = claim.opening
     yield opening.spend
     inbox: Inbox = yield Round(broadcast=Reveal(opening.nonce), echo=False)
@@ -198,7 +200,6 @@ def _sign(
     party: Party, claim: Claim, opened: Mapping[int, bytes]
 ) -> Protocol[list[EcdsaSignature]]:
     """From the opened ν of all signers (32 bytes for each request) to the signatures."""
-    claim.session.begin()
     group = claim.key.record.group
     nus = _nus(party, claim.presignatures, opened)
     slots = [_Slot.begin(party, claim, k, nus[k]) for k in range(len(nus))]
