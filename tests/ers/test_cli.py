@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pkgutil
+import shlex
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 import keycairn.ers
 from curves import oracle
 from ers.helpers import document_of, make_key, refused
-from ers.tool import error, result, run
+from ers.tool import SRC, error, result, run
 from keycairn.errors import Code
 from keycairn.ers import cli, cli_recover
 from keycairn.ers.document import Document
@@ -438,6 +442,36 @@ def test_network_refusal_on_this_machine(kit: Path) -> None:
     done = run(kit / "all.json", *private(kit), "--out", kit / "out", "--json")
     assert done.returncode == (3 if up else 0)
     assert (kit / "out").exists() is not bool(up)
+
+
+def test_a_network_namespace_without_network_is_offline_although_sys_tells_of_another(
+    kit: Path,
+) -> None:
+    """``unshare --net`` leaves /sys/class/net as it was: it shows the machine's interfaces."""
+    apart = ["unshare", "--map-root-user", "--net"]
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespaces here")
+    tool = [sys.executable, "-m", "keycairn.ers.cli", str(kit / "all.json"), "--out"]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SRC)}
+    options = {"capture_output": True, "text": True, "env": env, "timeout": 120}
+    done = subprocess.run([*apart, *tool, str(kit / "out"), *map(str, private(kit))], **options)
+    assert done.returncode == 0, done
+    assert (kit / "out").is_dir()
+    # With an interface switched on in there (nothing is at its other end) it is refused.
+    line = " ".join(map(shlex.quote, [*tool, str(kit / "none"), *map(str, private(kit))]))
+    code = (
+        "import fcntl, socket, struct, os\n"
+        "t = os.open('/dev/net/tun', os.O_RDWR)\n"
+        "fcntl.ioctl(t, 0x400454CA, struct.pack('16sH22x', b'kc0', 0x1001))\n"
+        "fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sH22x', b'kc0', 0x1))\n"
+        f"raise SystemExit(os.waitstatus_to_exitcode(os.system({line!r})))\n"
+    )
+    tried = subprocess.run([*apart, sys.executable, "-c", code], **options)
+    if "Error" in tried.stderr and "keycairn-recover" not in tried.stderr:
+        pytest.skip("no tunnel device here to switch on")
+    assert tried.returncode == 3, tried
+    assert "kc0" in tried.stderr
+    assert not (kit / "none").exists()
 
 
 BLOCKED = f"""

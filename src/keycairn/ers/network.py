@@ -1,16 +1,21 @@
 """Whether this machine is connected: recovery refuses to run while it is.
 
-Linux only says so in ``/sys/class/net``. If that cannot be read the answer is "can't tell",
-which is refused as well.
+Linux says so in ``/sys/class/net``. If that cannot be read the answer is "can't tell", which is
+refused as well. What is mounted there may tell of another network namespace than this process
+is in (``unshare --net``, some containers): then the interfaces themselves are asked.
 """
 
 from __future__ import annotations
 
+import fcntl
+import socket
+import struct
 from pathlib import Path
 
 from keycairn.errors import Code, KeycairnError
 
 SYS = Path("/sys/class/net")
+_SIOCGIFFLAGS = 0x8913
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 #: Link states that mean "no traffic": everything else counts as up when the interface is on.
@@ -36,8 +41,38 @@ def interfaces_up(root: Path = SYS) -> list[str]:
     return up
 
 
-def require_offline(root: Path = SYS) -> None:
+def _is_of_this_process(root: Path) -> bool:
+    indices = {}
+    for entry in root.iterdir():
+        if (entry / "ifindex").exists():
+            indices[entry.name] = int((entry / "ifindex").read_text())
+    return indices == {name: index for index, name in socket.if_nameindex()}
+
+
+def interfaces_switched_on() -> list[str]:
+    """Names of this process's interfaces, loopback left out, that are switched on, whether or not
+    anything is at the other end; OSError if the kernel does not say."""
+    on = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("16sH22x", name.encode(), 0)
+            answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request)
+            (flags,) = struct.unpack_from("H", answer, 16)
+            if flags & _IFF_UP and not flags & _IFF_LOOPBACK:
+                on.append(name)
+    return sorted(on)
+
+
+def interfaces_here() -> list[str]:
+    """Interfaces that are up in the network namespace of this process; errors as above."""
+    return interfaces_up() if _is_of_this_process(SYS) else interfaces_switched_on()
+
+
+def require_offline(root: Path | None = None) -> None:
     """Refuse unless this machine has no network.
+
+    Args:
+        root: tables to read instead of this process's own.
 
     Raises:
         KeycairnError: E_POLICY, naming the interfaces, or saying that it cannot tell.
@@ -48,7 +83,7 @@ def require_offline(root: Path = SYS) -> None:
     )
     lost = "Nothing was read or decrypted."
     try:
-        up = interfaces_up(root)
+        up = interfaces_here() if root is None else interfaces_up(root)
     except (OSError, ValueError) as exc:
         raise KeycairnError(
             Code.POLICY,
