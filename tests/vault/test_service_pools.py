@@ -532,6 +532,24 @@ async def test_a_peer_makes_a_node_work_no_more_than_its_budget(pooled: Vault) -
     assert refiller._affordable(3, 100), "another peer has a budget of its own"
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_session_name_that_was_used_costs_no_presignature(
+    pooled: Vault, scheme: str
+) -> None:
+    key, ids = await stocked(pooled, scheme)
+    names = pooled.names((1, 2), session="once")
+    assert (await sign_many(pooled, key, [item(key)], names=names)).result
+    for node in (1, 2):
+        pooled.services[node]._refiller.stop()
+    left = (await rows(pooled, 1))["ids"]
+    for number in range(3):
+        again = pooled.names((1, 2), session="once", request=f"another-{number}")
+        answers = await sign_many(pooled, key, [item(key)], names=again)
+        assert answers.only(Code.SESSION_REPLAY)
+    assert (await rows(pooled, 1))["ids"][:7] == left[:7] == ids[1:]
+    assert (await rows(pooled, 2))["ids"][:7] == left[:7]
+
+
 async def test_t022_invitations_wait_in_their_peers_queue(
     pooled: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,8 +175,7 @@ class Router:
         Raises:
             KeycairnError: E_SESSION_REPLAY if the name was used before in this process.
         """
-        if route in self._used:
-            raise _replay()
+        self.check_fresh(route)
         self._use(route)
         box = Mailbox(peers, largest, first_round)
         self._open[route] = box
@@ -200,7 +199,8 @@ class Router:
             Abort: E_PEER_TIMEOUT if the connection breaks.
         """
         place = (route, peer)
-        if route in self._used or place in self._wanted:
+        self.check_fresh(route)
+        if place in self._wanted:
             raise _replay()
         event = self._wanted[place] = asyncio.Event()
         try:
@@ -222,6 +222,11 @@ class Router:
                 await event.wait()
         finally:
             del self._wanted[place]
+
+    def check_fresh(self, route: bytes) -> None:
+        """E_SESSION_REPLAY if the name was used before: before anything is spent on it."""
+        if route in self._used:
+            raise _replay()
 
     def _use(self, route: bytes) -> None:
         self._used[route] = None

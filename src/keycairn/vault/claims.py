@@ -75,11 +75,13 @@ class Claims:
             check: whether the request was answered before; done while there is time.
 
         Raises:
-            KeycairnError: E_PRESIG_SPENT, E_PRESIG_UNKNOWN; of a named one, or of those that the
-                proposer named. Whatever was named counts as spent.
+            KeycairnError: E_SESSION_REPLAY, with nothing used; E_PRESIG_SPENT, E_PRESIG_UNKNOWN;
+                of a named one, or of those that the proposer named. Whatever was named counts as
+                spent.
             Abort: what waiting for the proposer gives.
         """
         players = job.names.players
+        self._sessions.check_fresh(job.names)
         if not await self._sessions.reach(players):
             if explicit is not None:
                 raise _unknown(explicit)

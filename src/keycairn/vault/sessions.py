@@ -262,6 +262,10 @@ class Sessions:
                 detail={"waiting_for": [proposer], "step": 0},
             ) from None
 
+    def check_fresh(self, names: SessionNames) -> None:
+        """E_SESSION_REPLAY if the session's name was used before."""
+        self._router.check_fresh(route_of(self._params.vault_id, names.session_id))
+
     async def off_loop(self, work: Callable[[], R]) -> R:
         """Do CPU-bound work in a thread of the protocols."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
