@@ -82,6 +82,14 @@ def test_signatures(tmp_path: Path, scheme: str) -> None:
     assert 0 < row["from_pool"] <= row["signatures"]
 
 
+def test_a_stock_to_begin_with(tmp_path: Path) -> None:
+    """What a run took from a larger stock shows in its row."""
+    row = bench(tmp_path, "--scheme", "schnorr", "--concurrency", "4", "--pool", "200")
+    assert row["pool_start"] >= 100
+    assert row["pool_end"] < row["pool_start"]
+    assert 0 < row["from_pool"] <= row["signatures"]
+
+
 def test_keys(tmp_path: Path) -> None:
     row = bench(tmp_path, "--what", "create", "--batch", "5", "--nodes", "2", "--threshold", "1")
     assert row["keys"] == 5 * row["requests"] > 0

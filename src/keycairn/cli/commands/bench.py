@@ -198,6 +198,12 @@ def _system(bench: typer.Typer) -> None:
         items: Annotated[
             int, typer.Option("--items", parser=whole, help="signatures of one request, 1 to 100")
         ] = 1,
+        pool: Annotated[
+            int,
+            typer.Option(
+                "--pool", parser=whole, help="stock to begin with, to 1000; 0: as init has it"
+            ),
+        ] = 0,
         nodes: Annotated[int, typer.Option("--nodes", parser=whole, help="2 to 9")] = 3,
         threshold: Annotated[int, typer.Option("--threshold", parser=whole, help="t")] = 1,
         database: Annotated[str, typer.Option("--database", help="sqlite")] = "sqlite",
@@ -218,14 +224,39 @@ def _system(bench: typer.Typer) -> None:
             raise malformed(
                 "--seconds must be 1 to 3600, --concurrency 1 to 256 and --batch 1 to 1000"
             )
-        if not 1 <= items <= 100:
-            raise malformed("--items must be 1 to 100")
+        if not (1 <= items <= 100 and 0 <= pool <= 1000):
+            raise malformed("--items must be 1 to 100 and --pool 0 to 1000")
         if not (2 <= nodes <= 9 and 1 <= threshold < nodes):
             raise malformed("--nodes must be 2 to 9 and --threshold 1 to one less than that")
         # A scheme's usual curve, unless one is named: secp256k1, Ed25519 for Schnorr.
         kind = suite.kinds(scheme, curve)[0]
-        plan = Plan(what, *kind, seconds, concurrency, nodes, threshold, batch, items)
+        plan = Plan(what, *kind, seconds, concurrency, nodes, threshold, batch, items, pool)
         return _report((asyncio.run(measure(p)) for p in (plan,)), False, None)
+
+    @command(bench, "populate")
+    def populate(
+        directory: Annotated[Path, typer.Argument(help="a vault that init made; stopped")],
+        keys: Annotated[
+            int, typer.Option("--keys", parser=whole, help="how many, 1 to 10000000")
+        ] = 1000,
+        scheme: Annotated[str, typer.Option("--scheme", help="ecdsa or schnorr")] = "ecdsa",
+        curve: CurveOption = None,
+    ) -> int:
+        """Deal many keys into the databases of a vault that is only for measuring.
+
+        Each node's node.toml must say profile = "test" under [vault]: whoever deals keys knows
+        them all.
+        """
+        from keycairn.cli.bench import suite
+        from keycairn.cli.bench.populate import populate as deal
+        from keycairn.ports.system import SystemClock, SystemRng
+
+        if not 1 <= keys <= 10_000_000:
+            raise malformed("--keys must be 1 to 10000000")
+        kind = suite.kinds(scheme, curve)[0]
+        configs = sorted(directory.glob("node*/node.toml"))
+        work = deal(configs, keys, SystemClock(), SystemRng(), scheme=kind[0], curve=kind[1])
+        return _report((asyncio.run(work) for _ in (0,)), False, None)
 
 
 def _report(
