@@ -42,7 +42,7 @@ _QUIET_SECONDS = 0.25
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 #: After a session that failed, its signer set has to wait so many times as long as that took: who
 #: is silent in such sessions must not keep this node from making any with others.
-_REST = 5.0
+_REST, _LONGEST_REST = 5.0, 600.0
 #: What a peer may have made of one node for nothing: so many at once, so many a second after
 #: that. What requests use up comes on top.
 _BURST, _PER_SECOND = 2000.0, 20.0
@@ -278,7 +278,7 @@ class Refiller:
     def _rest(self, players: tuple[int, ...], begun: float) -> None:
         now = self._clock.monotonic()
         self._resting = {p: until for p, until in self._resting.items() if until > now}
-        self._resting[players] = now + _REST * (now - begun)
+        self._resting[players] = now + min(_LONGEST_REST, _REST * (now - begun))
 
     async def _session(
         self, name: str, players: tuple[int, ...], key: KeyShare, count: int
