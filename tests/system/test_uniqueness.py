@@ -32,6 +32,8 @@ from keycairn.ports.system import SystemClock
 from system.local import LocalVault
 
 CLIENTS = 16
+#: At least; a fast machine is done with the signatures before the second one.
+KILLS = 3
 SETS = ((1, 2), (1, 3), (2, 3), (1, 2, 3))
 _CLOCK = SystemClock()
 
@@ -67,7 +69,7 @@ class Run:
 
 async def client(vault: Vault, keys: list[dict[str, Any]], run: Run, wanted: int) -> None:
     """Ask for signatures, one request after the other; an error is a count, not the end."""
-    while len(run.signatures) < wanted:
+    while len(run.signatures) < wanted or run.kills < KILLS:
         key = run.chance.choice(keys)
         payloads = [run.payload() for _ in range(run.chance.choice([1, 1, 2, 5, 10]))]
         ecdsa = key["scheme"] == "ecdsa"
@@ -226,5 +228,5 @@ async def test_inv1_inv2_no_nonce_is_used_twice_whoever_is_killed(
     local.stop()
     figures = judge(local, run)
     print(f"{storage}, seed {seed}: {figures}, {seconds:.0f} s, errors {run.errors}")
-    assert figures["kills"] >= 2, f"seed {seed}"
+    assert figures["kills"] >= KILLS, f"seed {seed}"
     assert figures["presignatures spent"] >= wanted
