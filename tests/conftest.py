@@ -21,6 +21,7 @@ SLOW = (
     "backup/test_targets",
     "cli/test_demo",
     "cli/test_presignatures",
+    "cli/test_populate",
     "cli/test_vault_commands",
     "disasters/",
     "encryptors/test_contract",

@@ -55,7 +55,13 @@ def opener(
         )
         sealer = Sealer(data_keys, vault=vault, node=node, rng=rng)
         return await SqliteStore.open(
-            path, sealer=sealer, vault=vault, node=node, clock=clock, rng=rng
+            path,
+            sealer=sealer,
+            vault=vault,
+            node=node,
+            clock=clock,
+            rng=rng,
+            thorough=True,
         )
 
     return open_copy

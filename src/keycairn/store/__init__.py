@@ -5,7 +5,8 @@
 * ``codec``: rows of these tables to and from the port's dataclasses.
 * ``integrity``: keyed row index, table digests, audit chain (pure functions).
 * ``transaction``: read and write rows so that index, digest and row never part.
-* ``scan``: the check at open, the audit check, the state digest.
+* ``scan``: the check of a table, the audit check, the state digest. ``patrol``: the check of large
+  tables while the store is used.
 * ``core``: how writes are queued, grouped and run; ``keys`` and ``sql``: the port's methods in
   dialect-independent SQL.
 * ``engine``: transactions in worker threads.

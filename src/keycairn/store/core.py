@@ -21,6 +21,7 @@ connection, which may lead to another server than the last one did.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import Table, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from keycairn.errors import Code, KeycairnError
@@ -36,7 +37,8 @@ from keycairn.ports import Clock
 from keycairn.store import scan, schema
 from keycairn.store.integrity import AUDIT, SPENT, Digest, Macs, empty
 from keycairn.store.migrations import TABLES, Step, steps_from
-from keycairn.store.transaction import Connection, Reader, Transaction, damaged_error
+from keycairn.store.patrol import AT_ONCE, Patrol
+from keycairn.store.transaction import Change, Connection, Reader, Transaction, damaged_error
 from keycairn.vault.ports import DamagedRow
 from keycairn.vault.sealing import Sealer
 
@@ -49,6 +51,8 @@ _ERRORS = (SQLAlchemyError, OSError, UnicodeDecodeError)
 GROUP = 64
 #: Seconds that a write without hurry waits for others to share its transaction with.
 PATIENCE = 0.05
+#: Seconds until the patrol tries again after an error that may pass.
+_PATROL_PAUSE = 30.0
 
 Work = Callable[[Transaction], Coroutine[Any, Any, T]]
 
@@ -93,6 +97,11 @@ class SqlCore(ABC):
         self._head: Digest | None = None
         #: The database was found put back: nothing is written to it any more.
         self._rolled_back = False
+        self._patrol: Patrol | None = None
+        self._patrolling: asyncio.Task[None] | None = None
+        self._changes: Sequence[Change] = ()
+        #: What the patrol found, when it can't be laid to single rows.
+        self._broken: KeycairnError | None = None
 
     # -- what an adapter supplies --------------------------------------------------------------
 
@@ -161,6 +170,8 @@ class SqlCore(ABC):
                 self._counters.add(self._attempted)
             if self._head is not None and self._heads:
                 self._heads |= {self._head}
+            if self._patrol is not None:
+                self._patrol.lost_track()
             outcomes = [exc.cause for _ in group]
         # Whatever it is, the callers wait for an answer.
         except Exception as exc:
@@ -174,6 +185,8 @@ class SqlCore(ABC):
                 self._counters = {self._attempted}
             if self._head is not None:
                 self._heads = frozenset({self._head})
+            if self._patrol is not None:
+                self._patrol.committed(self._changes)
         for one, outcome in zip(group, outcomes, strict=True):
             if one.done.done():
                 continue
@@ -193,6 +206,7 @@ class SqlCore(ABC):
             outcomes = [await self._run_one(tx, one) for one in group]
         await tx.finish()
         self._head = tx.head
+        self._changes = tx.changes
         if tx.spent != tx.spent_before:
             self._attempted = tx.spent
         return outcomes
@@ -258,6 +272,8 @@ class SqlCore(ABC):
         return False
 
     def _require_open(self) -> None:
+        if self._broken is not None:
+            raise self._broken
         if self._closed:
             raise KeycairnError(
                 Code.UNAVAILABLE,
@@ -268,6 +284,10 @@ class SqlCore(ABC):
     async def close(self) -> None:
         """Carry out the writes that wait, then drop all connections. Idempotent."""
         self._closed = True
+        if self._patrolling is not None:
+            self._patrolling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._patrolling
         self._hurry()
         if self._flusher is not None:
             await self._flusher
@@ -355,25 +375,67 @@ class SqlCore(ABC):
         await self._change_tables(step.change_tables)
         await self._in_transaction(work)
 
-    async def _verify(self) -> None:
-        """Check every row against the digests (integrity.py); remember the damaged ones."""
+    async def _verify(self, *, thorough: bool = False) -> None:
+        """Check rows against the digests (integrity.py); remember the damaged ones.
 
-        async def work(reader: Reader) -> list[str]:
+        Args:
+            thorough: all of them now; otherwise large tables are left to the patrol.
+        """
+
+        async def look(reader: Reader) -> dict[str, Digest]:
             digests = await reader.digests()
-            self._heads = frozenset({digests[AUDIT]})
             await scan.verify_audit_head(reader, digests[AUDIT])
-            rebuild = []
-            for name, table in schema.PROTECTED.items():
-                found = await scan.verify_table(reader, table, digests[name])
-                if found is None:
-                    rebuild.append(name)
-                for row in found or ():
-                    self._damaged[(row.table, row.row)] = row
-            return rebuild
+            return digests
 
-        for name in await self._read(work):
-            table = schema.PROTECTED[name]
+        digests = await self._read(look)
+        self._heads = frozenset({digests[AUDIT]})
+        rows, later = 0, []
+        for table in sorted(schema.PROTECTED.values(), key=lambda t: digests[t.name].count):
+            rows += digests[table.name].count
+            if thorough or rows <= AT_ONCE:
+                await self.decide(table)
+            else:
+                later.append(table)
+        if later:
+            self._patrol = Patrol(self, self._macs, later)
+            self._patrolling = asyncio.create_task(self._walk(self._patrol))
+
+    async def _walk(self, patrol: Patrol) -> None:
+        while patrol.left and not self._closed:
+            try:
+                await patrol.run()
+            except KeycairnError as exc:
+                if exc.code is Code.STORE_INTEGRITY:
+                    self._broken = exc
+                    return
+                await asyncio.sleep(_PATROL_PAUSE)  # The database is away: it goes on later.
+
+    async def read_alone(self, work: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
+        """Run a reading while this process writes nothing."""
+        async with self._lock:
+            return await self._read(work)
+
+    async def decide(self, table: Table) -> None:
+        """Check a table on one consistent state; remember damaged rows, or make its index anew.
+
+        Raises:
+            KeycairnError: E_STORE_INTEGRITY when the damage can't be laid to single rows.
+        """
+
+        async def work(reader: Reader) -> list[DamagedRow] | None:
+            digests = await reader.digests()
+            return await scan.verify_table(reader, table, digests[table.name])
+
+        found = await self.read_alone(work)
+        if found is None:
             await self._write(partial(scan.rebuild_index, table=table))
+        for row in found or ():
+            self._damaged[(row.table, row.row)] = row
+
+    @property
+    def unchecked(self) -> Sequence[str]:
+        """Tables that the patrol has not come through yet; see :mod:`keycairn.store.patrol`."""
+        return [] if self._patrol is None else [table.name for table in self._patrol.left]
 
     def _refuse_missing(self, table: str) -> None:
         """For answers that must be complete: raise if a row of ``table`` is damaged."""

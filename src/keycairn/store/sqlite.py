@@ -14,8 +14,8 @@ Decisions, and why:
   header, and it is flushed before it returns (in DELETE mode it would not be).
 * A live node is copied with :meth:`SqliteStore.snapshot` (SQLite's backup interface), never by
   copying the file.
-* At open: ``PRAGMA integrity_check`` (finds damaged indices, which the row digests do not), no
-  triggers or views, the schema version, then the row digests.
+* At open: ``PRAGMA integrity_check`` for files up to 64 MB (finds damaged indices, which the row
+  digests do not), no triggers or views, the schema version, then the row digests.
 
 The file has a ``meta`` place for the encryptor's keyring, readable before the data key is known:
 :func:`read_keyring`, :func:`write_keyring`.
@@ -47,6 +47,8 @@ from keycairn.vault.sealing import Sealer
 _BUSY_MS = 30_000
 _READERS = 2
 _MAX_KEYRING = 1 << 20
+#: Bytes of a file that SQLite's own check reads through at every start.
+_SMALL = 64 << 20
 _ERRORS = (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError)
 
 _PRAGMAS = (
@@ -155,6 +157,7 @@ class SqliteStore(ThreadedStore):
     """A node's store in one SQLite file. Make one with :meth:`open`."""
 
     _keeps_older = False
+    _thorough = True
 
     def __init__(self, path: Path, *, sealer: Sealer, vault: str, node: int, clock: Clock) -> None:
         """Use :meth:`open`."""
@@ -181,6 +184,7 @@ class SqliteStore(ThreadedStore):
         rng: Rng,
         create: bool = False,
         keep_older: bool = False,
+        thorough: bool = False,
     ) -> SqliteStore:
         """Open the store and check all of it.
 
@@ -195,6 +199,8 @@ class SqliteStore(ThreadedStore):
                 never passes True: a store that vanished must not come back empty.
             keep_older: before a file of an older schema version is changed, copy it to
                 ``<name>.schema-<version>`` beside it.
+            thorough: check every page and row before it is open, however long that takes; else
+                that of large files goes on in the background (:mod:`keycairn.store.patrol`).
 
         Raises:
             KeycairnError: E_NOT_FOUND (no file and not ``create``), E_POLICY (schema of a newer
@@ -205,12 +211,13 @@ class SqliteStore(ThreadedStore):
         _prepare_file(path, create=create)
         store = cls(path, sealer=sealer, vault=vault, node=node, clock=clock)
         store._keeps_older = keep_older
+        store._thorough = thorough or path.stat().st_size <= _SMALL
         try:
             if create and not await store._has_schema():
                 await store._initialise()
             else:
                 await store._check_schema()
-            await store._verify()
+            await store._verify(thorough=thorough)
         except _ERRORS as exc:
             await store.close()
             raise translate(exc) from exc
@@ -242,6 +249,8 @@ class SqliteStore(ThreadedStore):
     async def _check_objects(self, tables: Collection[str]) -> None:
         async def work(conn: Connection) -> tuple[list[Any], Any]:
             rows = list(await conn.execute(text("SELECT type, name FROM sqlite_master")))
+            if not self._thorough:
+                return rows, "ok"
             return rows, (await conn.execute(text("PRAGMA integrity_check(1)"))).scalar()
 
         rows, sound = await self._in_snapshot(work)

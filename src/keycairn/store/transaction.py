@@ -91,6 +91,17 @@ def damaged_error(table: str, row: str, why: str) -> KeycairnError:
 
 
 @dataclass(frozen=True)
+class Change:
+    """One protected row that a transaction wrote: where it is, which weights came and went."""
+
+    table: str
+    row_key: str
+    primary: tuple[Any, ...]
+    added: tuple[bytes, ...] = ()
+    removed: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
 class Checked:
     """A row and what its check said: ``why`` is "" or "edited", "missing", "added"."""
 
@@ -130,7 +141,7 @@ class Reader:
         primary = list(order) or list(table.primary_key.columns)
         last = list(after)
         while True:
-            behind = [self._behind(primary, last)] if last else []
+            behind = [self.behind(primary, last)] if last else []
             query = select(table).where(*where, *behind).order_by(*primary).limit(size)
             page = await mappings(self.conn, query)
             if page:
@@ -139,13 +150,14 @@ class Reader:
                 return
             last = [page[-1][c.name] for c in primary]
 
-    def _behind(self, order: Sequence[Column[Any]], last: Sequence[Any]) -> ColumnElement[bool]:
+    def behind(self, order: Sequence[Column[Any]], last: Sequence[Any]) -> ColumnElement[bool]:
+        """The condition for rows behind the one with these values."""
         first, *rest = order
         if not rest:
             return cast("ColumnElement[bool]", first > last[0])
         if self.conn.dialect in ("mysql", "mariadb"):
             # These use no index for a comparison of tuples, the others none for this one.
-            return or_(first > last[0], and_(first == last[0], self._behind(rest, last[1:])))
+            return or_(first > last[0], and_(first == last[0], self.behind(rest, last[1:])))
         return tuple_(*order) > last
 
     async def index(self, table: Table, keys: Sequence[str]) -> dict[str, bytes]:
@@ -232,21 +244,24 @@ class Transaction(Reader):
         self._digests: dict[str, Digest] = {}
         self._before: dict[str, Digest] = {}
         self._audit: list[Values] = []
+        #: Every protected row that was written so far.
+        self.changes: list[Change] = []
 
     async def load(self) -> None:
         """Read the digests (inside the transaction, so that no other writer changes them)."""
         self._digests = await self.digests()
         self._before = dict(self._digests)
 
-    def mark(self) -> tuple[dict[str, Digest], int]:
+    def mark(self) -> tuple[dict[str, Digest], int, int]:
         """A point to :meth:`reset` to, beside a savepoint of the database."""
-        return dict(self._digests), len(self._audit)
+        return dict(self._digests), len(self._audit), len(self.changes)
 
-    def reset(self, mark: tuple[dict[str, Digest], int]) -> None:
+    def reset(self, mark: tuple[dict[str, Digest], int, int]) -> None:
         """Forget what came after ``mark``."""
-        digests, records = mark
+        digests, records, changes = mark
         self._digests = dict(digests)
         del self._audit[records:]
+        del self.changes[changes:]
 
     async def finish(self) -> None:
         """Write audit records and changed digests."""
@@ -316,7 +331,10 @@ class Transaction(Reader):
         entries = [self._entry(table, row) for row in full]
         await self.conn.execute(_INSERT[table.name], full)
         await self.conn.execute(_INSERT[schema.row_index.name], entries)
-        self._account(table, added=[self._weight(e) for e in entries])
+        weights = [self._weight(e) for e in entries]
+        self._account(table, added=weights)
+        for row, entry, weight in zip(full, entries, weights, strict=True):
+            self._changed(table, entry["row_key"], row, added=(weight,))
 
     async def replace(self, table: Table, row: Values) -> bool:
         """Insert a row or replace that with its primary key; True if it was new."""
@@ -340,7 +358,9 @@ class Transaction(Reader):
             .values(version=entry["version"], mac=entry["mac"])
         )
         was_there = {**entry, "mac": self._mac(table, was)}
-        self._account(table, added=[self._weight(entry)], removed=[self._weight(was_there)])
+        came, went = (self._weight(entry),), (self._weight(was_there),)
+        self._account(table, added=came, removed=went)
+        self._changed(table, old.key, row, added=came, removed=went)
         return False
 
     async def remove(self, table: Table, **key: Any) -> bool:
@@ -360,7 +380,20 @@ class Transaction(Reader):
         )
         gone = [self.macs.weight(table.name, key, mac) for key, mac in macs.items()]
         self._account(table, removed=gone)
+        self._changed(table, old.key, key, removed=tuple(gone))
         return True
+
+    def _changed(
+        self,
+        table: Table,
+        row_key: str,
+        row: Mapping[str, Any],
+        *,
+        added: tuple[bytes, ...] = (),
+        removed: tuple[bytes, ...] = (),
+    ) -> None:
+        primary = tuple(row[c.name] for c in table.primary_key.columns)
+        self.changes.append(Change(table.name, row_key, primary, added, removed))
 
     def _mac(self, table: Table, row: Mapping[str, Any]) -> bytes:
         return self.macs.row(table.name, columns(table), row)
