@@ -48,6 +48,8 @@ SLOW = (
     "store/test_conformance",
     "store/test_integrity",
     "store/test_lost_updates",
+    "store/test_migrations",
+    "store/test_patrol",
     "store/test_servers",
     "store/test_sqlite",
     "system/",

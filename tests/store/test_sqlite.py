@@ -346,7 +346,9 @@ async def test_t046_two_stores_spend_one_presignature_once(world: World) -> None
         *[(first, second)[n % 2].spend_all([spend(1)]) for n in range(64)], return_exceptions=True
     )
     assert sum(r is None for r in results) == 1
-    assert {e.code for e in results if isinstance(e, KeycairnError)} == {Code.PRESIG_SPENT}
+    # Whoever lost may also have seen a counter that it did not leave there.
+    codes = {e.code for e in results if isinstance(e, KeycairnError)}
+    assert codes <= {Code.PRESIG_SPENT, Code.STORE_ROLLBACK}
     await first.close()
     await second.close()
 
