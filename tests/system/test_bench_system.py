@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from databases import SERVERS, node_databases
+
 FIELDS = {
     "p50_ms",
     "p99_ms",
@@ -80,6 +82,15 @@ def test_signatures(tmp_path: Path, scheme: str) -> None:
     assert row["pool_start"] > 0
     assert row["pool_end"] >= 0
     assert 0 < row["from_pool"] <= row["signatures"]
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_on_a_database_server(tmp_path: Path, kind: str) -> None:
+    with node_databases(kind, 2) as at:
+        words = ["--database", at["database"], "--database-password-env", at["password_env"]]
+        row = bench(tmp_path, "--scheme", "schnorr", "--nodes", "2", *words)
+    assert row["database"] == kind
+    assert row["signatures"] > 0
 
 
 def test_a_stock_to_begin_with(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ _PER_NODE = 3  # api, links, management
 _HOST = "127.0.0.1"
 APPLICATION = "default"
 _STOCK = Presignatures()
-_SQLITE = "sqlite:///data/node.db"
+SQLITE = "sqlite:///data/node.db"
 #: Stands for a node's number in ``--database`` and ``--database-password-env``.
 _NODE = "{node}"
 
@@ -57,7 +57,7 @@ class Plan:
     threshold: int
     base_port: int
     policy: str
-    database: str = _SQLITE
+    database: str = SQLITE
     password_env: str | None = None
 
     def node(self, i: int) -> Path:
@@ -79,7 +79,7 @@ def check_plan(
     threshold: int,
     base_port: int | None,
     policy: str,
-    database: str = _SQLITE,
+    database: str = SQLITE,
     password_env: str | None = None,
 ) -> Plan:
     """Refuse what can't become a vault, before anything is written.
@@ -107,7 +107,7 @@ def check_plan(
         )
     for i in (1, nodes):
         parse_database(database.replace(_NODE, str(i)), directory)
-    if database != _SQLITE and _NODE not in database:
+    if database != SQLITE and _NODE not in database:
         raise malformed(f"--database must hold {_NODE}, since each node needs its own")
     if base_port is None:
         base_port = _free_block(_PER_NODE * nodes)

@@ -20,7 +20,7 @@ from typing import Any
 from keycairn.cli.bench.processes import cpu_seconds
 from keycairn.cli.bench.sample import Sample, rounded
 from keycairn.cli.bench.targets import KEYS_PER_SECOND, SIGNATURES_PER_SECOND, SYSTEM_P50_MS
-from keycairn.cli.layout import check_plan, create_vault
+from keycairn.cli.layout import SQLITE, check_plan, create_vault
 from keycairn.cli.local import LocalVault, local_vault
 from keycairn.cli.processes import wait_for_links
 from keycairn.client import Item, OperatorClient, Vault
@@ -47,6 +47,7 @@ class Plan:
         batch: keys of one creation.
         items: signatures of one request.
         pool: presignatures that the nodes keep of a key in stock; 0: as ``init`` writes it.
+        database, password_env: as for ``init``: empty databases, ``{node}`` for the number.
     """
 
     what: str
@@ -59,6 +60,8 @@ class Plan:
     batch: int = 100
     items: int = 1
     pool: int = 0
+    database: str = SQLITE
+    password_env: str | None = None
 
 
 @dataclass
@@ -119,7 +122,7 @@ def _row(plan: Plan, work: Work, seconds: float) -> dict[str, Any]:
         "curve": plan.curve,
         "nodes": plan.nodes,
         "threshold": plan.threshold,
-        "database": "sqlite",
+        "database": plan.database.partition(":")[0],
         "link": "direct",
         "seconds": rounded(seconds),
         "concurrency": plan.concurrency,
@@ -157,7 +160,15 @@ def _row(plan: Plan, work: Work, seconds: float) -> dict[str, Any]:
 async def _vault(plan: Plan) -> AsyncIterator[tuple[LocalVault, Vault]]:
     with tempfile.TemporaryDirectory(prefix="keycairn-bench-") as temporary:
         directory = Path(temporary) / "vault"
-        made = check_plan(directory, plan.nodes, plan.threshold, None, "none")
+        made = check_plan(
+            directory,
+            plan.nodes,
+            plan.threshold,
+            None,
+            "none",
+            plan.database,
+            plan.password_env,
+        )
         await asyncio.to_thread(create_vault, made, _CLOCK, _RNG)
         if plan.pool:
             await asyncio.to_thread(_stock_more, directory, plan.pool)

@@ -206,7 +206,20 @@ def _system(bench: typer.Typer) -> None:
         ] = 0,
         nodes: Annotated[int, typer.Option("--nodes", parser=whole, help="2 to 9")] = 3,
         threshold: Annotated[int, typer.Option("--threshold", parser=whole, help="t")] = 1,
-        database: Annotated[str, typer.Option("--database", help="sqlite")] = "sqlite",
+        database: Annotated[
+            str,
+            typer.Option(
+                "--database",
+                help="URL of each node's empty database on a server, {node} for its number",
+            ),
+        ] = "sqlite:///data/node.db",
+        password_env: Annotated[
+            str | None,
+            typer.Option(
+                "--database-password-env",
+                help="environment variable with its password, {node} for the number",
+            ),
+        ] = None,
         link: Annotated[str, typer.Option("--link", help="direct")] = "direct",
     ) -> int:
         """A vault of real processes in a temporary directory, and one client that keeps asking."""
@@ -214,7 +227,6 @@ def _system(bench: typer.Typer) -> None:
         from keycairn.cli.bench.system import Plan
         from keycairn.cli.bench.system import system as measure
 
-        _only("--database", database, "sqlite")
         _only("--link", link, "direct")
         if what not in ("sign", "create"):
             raise malformed("--what must be sign or create")
@@ -230,7 +242,19 @@ def _system(bench: typer.Typer) -> None:
             raise malformed("--nodes must be 2 to 9 and --threshold 1 to one less than that")
         # A scheme's usual curve, unless one is named: secp256k1, Ed25519 for Schnorr.
         kind = suite.kinds(scheme, curve)[0]
-        plan = Plan(what, *kind, seconds, concurrency, nodes, threshold, batch, items, pool)
+        plan = Plan(
+            what,
+            *kind,
+            seconds,
+            concurrency,
+            nodes,
+            threshold,
+            batch,
+            items,
+            pool,
+            database,
+            password_env,
+        )
         return _report((asyncio.run(measure(p)) for p in (plan,)), False, None)
 
     @command(bench, "populate")
