@@ -128,7 +128,7 @@ async def test_creating_twice_changes_nothing(world: World) -> None:
     ("value", "code"),
     [
         (b"1", Code.STORE_INTEGRITY),  # it has the digests of version 2
-        (b"3", Code.POLICY),
+        (b"4", Code.POLICY),
         (b"999", Code.POLICY),
         (b"0", Code.STORE_INTEGRITY),
         (b"x", None),

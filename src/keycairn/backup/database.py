@@ -23,6 +23,7 @@ from keycairn.errors import Code, KeycairnError
 from keycairn.protocols.keygen import ready_statement
 from keycairn.store import codec, schema
 from keycairn.store.core import other_version
+from keycairn.store.migrations import TABLES
 from keycairn.vault.policy import Answer
 from keycairn.vault.ports import Batch, DocumentRow, Store
 
@@ -115,11 +116,13 @@ def _check_shape(db: sqlite3.Connection) -> None:
     names = {row["name"] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
     row = db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
     version = int(row["value"]) if row else 0
-    if version != schema.SCHEMA_VERSION and version > 0:
+    if version > schema.SCHEMA_VERSION:
         raise other_version("the database in the bundle", version)
-    if names != set(schema.metadata.tables):
-        raise _unsound("it holds other tables than this version writes")
-    if db.execute("SELECT count(*) FROM presignatures").fetchone()[0]:
+    # A database of an older version becomes one of this version when it is opened.
+    if names != TABLES.get(version, frozenset(schema.metadata.tables)):
+        raise _unsound("it holds other tables than its version has")
+    table = schema.presignatures.name
+    if table in names and db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:  # noqa: S608
         raise _unsound("it holds presignatures, which no copy of a store may hold")
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import false
+
 from keycairn.curves import group
 from keycairn.encoding import SecretBytes, SecretScalar
 from keycairn.errors import Code, KeycairnError
@@ -130,7 +132,7 @@ class SqlKeys(SqlCore):
     async def pending_batches(self) -> Sequence[Batch]:
         table = schema.batches
         order = [table.c.created_us, table.c.batch_id]
-        found = await self._read(lambda r: r.find(table, table.c.active.is_(False), order=order))
+        found = await self._read(lambda r: r.find(table, table.c.active == false(), order=order))
         return [codec.batch_from_row(c.values) for c in found if not c.why]
 
     async def key(self, key_id: str) -> KeyRow | None:

@@ -40,7 +40,7 @@ from keycairn.store.types import INNODB, blob, name, text
 
 #: Raised by one with every change of the tables below, together with a step in
 #: :mod:`keycairn.store.migrations` and a fixture in tests/store/fixtures.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _REQUEST = tag("store/request-row")
 
@@ -133,6 +133,7 @@ batches = Table(
     Column("created_us", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
     UniqueConstraint("application", "request_id"),
+    Index("ix_batches_active", "active"),
 )
 
 keys = Table(

@@ -23,7 +23,7 @@ from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import inspect
 
 from keycairn.store.integrity import Macs
-from keycairn.store.migrations import to_2
+from keycairn.store.migrations import to_2, to_3
 from keycairn.store.transaction import Connection
 
 if TYPE_CHECKING:
@@ -52,10 +52,13 @@ class Step:
         self.tables(Operations(MigrationContext.configure(conn)), there)
 
 
-STEPS: tuple[Step, ...] = (Step(2, to_2.tables, to_2.rows),)
+STEPS: tuple[Step, ...] = (
+    Step(2, to_2.tables, to_2.rows),
+    Step(3, to_3.tables, to_3.rows),
+)
 
 #: Tables that databases of older versions have.
-TABLES: dict[int, frozenset[str]] = {1: to_2.BEFORE}
+TABLES: dict[int, frozenset[str]] = {1: to_2.BEFORE, 2: to_3.BEFORE}
 
 
 def steps_from(found: int) -> tuple[Step, ...]:
