@@ -179,6 +179,8 @@ async def test_a_signer_that_has_gone_is_replaced_under_the_same_request_id(
     _, second, third = nodes[1].bodies
     assert (second["players"], third["players"]) == ([1, 2], [1, 3])
     assert second["request_id"] == third["request_id"]
+    # Node 1 used the first one's name up; node 3 would wait for it there until the time limit.
+    assert second["session_id"] != third["session_id"]
     # A refusal for a reason is no news about who is well: nothing is tried again.
     nodes[1].error = KeycairnError(Code.POLICY, "no")
     before = len(nodes[1].bodies)
@@ -186,6 +188,20 @@ async def test_a_signer_that_has_gone_is_replaced_under_the_same_request_id(
         await vault.sign("K1", message=b"m", nodes=[1, 2])
     assert caught.value.code is Code.POLICY
     assert len(nodes[1].bodies) == before + 1
+
+
+async def test_every_attempt_is_a_session_of_its_own(
+    vault: Vault, nodes: dict[int, Counting]
+) -> None:
+    await vault.sign("K1", message=b"m")
+    for node in (nodes[1], nodes[2]):
+        node.bodies.clear()
+        node.error = KeycairnError(Code.PEER_TIMEOUT, "a connection broke")
+    with pytest.raises(KeycairnError):
+        await vault.sign("K1", message=b"m")
+    sessions = [body["session_id"] for body in nodes[1].bodies]
+    assert len(set(sessions)) == len(sessions) >= 2
+    assert len({body["request_id"] for body in nodes[1].bodies}) == 1
 
 
 @pytest.mark.parametrize(

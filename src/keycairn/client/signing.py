@@ -127,7 +127,7 @@ class Signing:
                 raise
             # One of them has gone within the last second: choose again, by asking.
             players, _ = await self._signers(facts)
-            answers = await self._ask(key_id, players, body, request, attempts)
+            answers = await self._ask(key_id, players, body, request, attempts, earlier=1)
         if nodes is None:
             self._fresh[facts.holders] = (self._clock.monotonic(), players)
         made = _in_order(answers, len(items), many=many)
@@ -153,6 +153,7 @@ class Signing:
         body: Mapping[str, Any],
         request: str,
         attempts: int,
+        earlier: int = 0,
     ) -> dict[int, dict[str, Any]]:
         return await self._vault.run_session(
             players,
@@ -161,6 +162,7 @@ class Signing:
             request,
             attempts,
             one_is_enough=True,
+            earlier=earlier,
         )
 
     async def _key(self, key_id: str, nodes: Sequence[int] | None) -> Facts:

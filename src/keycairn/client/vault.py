@@ -376,20 +376,23 @@ class Vault:
         attempts: int,
         *,
         one_is_enough: bool = False,
+        earlier: int = 0,
     ) -> dict[int, T]:
         """The same body to every player at once; all must succeed.
 
-        The session's name follows from the request id, so that equal requests that run at the
-        same time meet in one session. ``one_is_enough``: an answer proves itself (a signature
-        that verifies), whatever the other nodes say.
+        The session's name follows from the request id, the players and the attempt, so that equal
+        requests that run at the same time meet in one session, and nodes that failed in one are
+        not asked for its name again with others, who would wait for them in vain.
+        ``one_is_enough``: an answer proves itself (a signature that verifies), whatever the other
+        nodes say. ``earlier``: attempts that were made before this call.
         """
         request = request_id or self.fresh_name()
         full = {k: v for k, v in body.items() if v is not None}
-        number = 0
+        number = earlier
         while attempts > 0:
             number += 1
             named = full | {
-                "session_id": _session_name(request, number),
+                "session_id": _session_name(request, number, players),
                 "request_id": request,
                 "players": list(players),
             }
@@ -481,8 +484,9 @@ class Vault:
         return self._rng.bytes(16).hex()
 
 
-def _session_name(request_id: str, number: int) -> str:
-    return hashlib.sha256(f"{request_id}/{number}".encode()).hexdigest()
+def _session_name(request_id: str, number: int, players: Sequence[int]) -> str:
+    signers = ",".join(map(str, players))
+    return hashlib.sha256(f"{request_id}/{number}/{signers}".encode()).hexdigest()
 
 
 def _with(
