@@ -28,7 +28,7 @@ from keycairn.store.transaction import Change, Reader, columns, mappings
 AT_ONCE = 20_000
 _PAGE = 200
 #: Seconds between pages, each of which takes some 4 ms: the node's own work comes first.
-_REST = 0.05
+_REST = 0.15
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
