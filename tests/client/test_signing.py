@@ -190,6 +190,16 @@ async def test_a_signer_that_has_gone_is_replaced_under_the_same_request_id(
     assert len(nodes[1].bodies) == before + 1
 
 
+@pytest.mark.parametrize("wrong", ["zz", "00" * 31, "00" * 33, "AA" * 32, ""])
+async def test_a_presignatures_id_is_looked_at_before_nodes_are_asked(
+    vault: Vault, nodes: dict[int, Counting], wrong: str
+) -> None:
+    with pytest.raises(KeycairnError, match="the id of a presignature") as caught:
+        await vault.sign("K1", message=b"m", presignature=wrong)
+    assert caught.value.code is Code.MALFORMED
+    assert not any(node.asked for node in nodes.values())
+
+
 async def test_every_attempt_is_a_session_of_its_own(
     vault: Vault, nodes: dict[int, Counting]
 ) -> None:

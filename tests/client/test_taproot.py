@@ -10,7 +10,7 @@ import pytest
 from coincurve import PrivateKey
 
 from client.test_vault import Node, key
-from keycairn.client import NodeProfile, Vault, VaultProfile
+from keycairn.client import NodeProfile, Vault, VaultProfile, verify_signature
 from keycairn.curves import SECP256K1, bip340
 from keycairn.encoding import SecretScalar
 from keycairn.errors import Code, KeycairnError
@@ -71,6 +71,17 @@ async def test_a_signature_for_the_other_key_is_not_given_out(
     with pytest.raises(KeycairnError) as caught:
         await vault.sign("K1", message=MESSAGE, taproot=asked)
     assert caught.value.code is Code.SIG_INVALID
+
+
+def test_T081_the_output_key_in_the_own_keys_place_is_told_apart() -> None:
+    made = answer(True, OUTPUT)({"message": MESSAGE.hex()})
+    signature = bytes.fromhex(made["signature"])
+    verify_signature("schnorr", "secp256k1", PUBLIC, signature, message=MESSAGE, taproot=True)
+    verify_signature("schnorr", "secp256k1", OUTPUT, signature, message=MESSAGE)
+    with pytest.raises(KeycairnError) as caught:
+        verify_signature("schnorr", "secp256k1", OUTPUT, signature, message=MESSAGE, taproot=True)
+    assert caught.value.code is Code.SIG_INVALID
+    assert "without --taproot" in caught.value.next
 
 
 @pytest.mark.parametrize("value", ["true", 1, 0, None, "bip86", []])

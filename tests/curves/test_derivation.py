@@ -441,6 +441,14 @@ def test_t042_bad_paths(path: object) -> None:
         assert refused(derive, curve, scheme, root(curve), CODE, path) is Code.MALFORMED
 
 
+@pytest.mark.parametrize("path", ["m/0'", "m/01", "m/2147483648", "n/0", "m/", "m" + "/0" * 9])
+def test_t081_a_bad_path_is_answered_with_a_good_one(path: str) -> None:
+    with pytest.raises(KeycairnError) as caught:
+        parse_path(path)
+    assert caught.value.not_lost
+    assert parse_path(caught.value.next.split(":")[0].split()[-1]) == (0, 5)
+
+
 @pytest.mark.parametrize(
     ("curve", "scheme"),
     [

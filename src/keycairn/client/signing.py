@@ -110,6 +110,8 @@ class Signing:
             except KeycairnError as exc:
                 exc.detail["item"] = number
                 raise
+        if presignature is not None:
+            decode_hex(presignature, length=32, what="the id of a presignature")
         body: dict[str, Any] = {"presignature": presignature, "taproot": taproot or None}
         body |= {"items": [item.body for item in items]} if many else items[0].body
         request = request_id or self._vault.fresh_name()

@@ -11,6 +11,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from keycairn.curves import bip340, group
 from keycairn.errors import Code, KeycairnError, malformed
 
+#: What to try when a signature for an output key does not verify.
+_TAPROOT = (
+    "give the key's own public key, as key show prints it; the one that sign --taproot prints is "
+    "the output key: verify under it without --taproot"
+)
 _ECDSA: dict[str, ec.EllipticCurve] = {"secp256k1": ec.SECP256K1(), "p256": ec.SECP256R1()}
 
 
@@ -56,7 +61,7 @@ def verify_signature(
         try:
             bip340.verify(key, payload, signature)
         except KeycairnError as exc:
-            raise _invalid() from exc
+            raise _invalid(_TAPROOT if taproot else "") from exc
     elif scheme == "ecdsa" and curve in _ECDSA:
         if digest is None or message is not None or len(digest) != 32:
             raise malformed("an ECDSA signature is over a digest of 32 bytes")
@@ -82,9 +87,10 @@ def _ecdsa(curve: str, public_key: bytes, signature: bytes, digest: bytes) -> No
         raise _invalid() from exc
 
 
-def _invalid() -> KeycairnError:
+def _invalid(help_: str = "") -> KeycairnError:
     return KeycairnError(
         Code.SIG_INVALID,
         "the signature is not valid for this public key and this digest or message",
         not_lost="Nothing was changed.",
+        next=help_,
     )

@@ -70,29 +70,41 @@ def parse_path(path: object) -> tuple[int, ...]:
             empty segments, signs, leading zeros, other digits than 0-9, more than MAX_DEPTH steps.
     """
     if not isinstance(path, str):
-        raise malformed("a derivation path is text such as m/0/5")
+        raise _bad_path("a derivation path is text")
     if len(path) > _MAX_TEXT:
-        raise malformed(f"a derivation path has at most {MAX_DEPTH} steps")
+        raise _bad_path(f"a derivation path has at most {MAX_DEPTH} steps")
     root, *segments = path.split("/")
     if root != "m":
-        raise malformed("a derivation path starts with m")
+        raise _bad_path("a derivation path starts with m")
     if len(segments) > MAX_DEPTH:
-        raise malformed(f"a derivation path has at most {MAX_DEPTH} steps")
+        raise _bad_path(f"a derivation path has at most {MAX_DEPTH} steps")
     return tuple(_index(segment, step) for step, segment in enumerate(segments, 1))
 
 
 def _index(segment: str, step: int) -> int:
     if segment.endswith(("'", "h", "H")):
-        raise malformed(
+        raise _bad_path(
             "a hardened step needs the whole private key, which no node has: use unhardened ones",
             step=step,
         )
     if not _SEGMENT.fullmatch(segment):
-        raise malformed("a step of a path is a decimal number, without sign or zeros", step=step)
+        raise _bad_path(
+            "a step of a path is a decimal number, without sign or leading zeros", step=step
+        )
     index = int(segment)
     if index >= HARDENED:
-        raise malformed("a step of a path is below 2^31 (from there on: hardened)", step=step)
+        raise _bad_path("a step of a path is below 2^31 (from there on: hardened)", step=step)
     return index
+
+
+def _bad_path(message: str, **detail: int) -> KeycairnError:
+    return KeycairnError(
+        Code.MALFORMED,
+        message,
+        not_lost="Nothing was derived or signed.",
+        next=f"give a path such as m/0/5: at most {MAX_DEPTH} steps, each 0 to {HARDENED - 1}",
+        detail=detail,
+    )
 
 
 def derive(curve: str, scheme: str, public_key: bytes, chain_code: bytes, path: str) -> Derived:

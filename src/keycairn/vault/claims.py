@@ -166,6 +166,6 @@ def _unknown(presignature_id: bytes) -> KeycairnError:
         Code.PRESIG_UNKNOWN,
         "the signers were not all given this presignature, or one of them does not have it",
         not_lost="The key is safe: nothing was signed by this request.",
-        next="repeat the request under a fresh session_id, without naming a presignature",
+        next="repeat the request without naming a presignature; over HTTP under a fresh session_id",
         detail={"presignature_id": presignature_id.hex()},
     )

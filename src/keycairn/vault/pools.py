@@ -330,6 +330,6 @@ def _refusal(code: Code, presignature_id: bytes) -> KeycairnError:
         if spent
         else "this node has no such presignature for this key and these signers",
         not_lost="The key is safe: nothing was signed by this request.",
-        next="repeat the request under a fresh session_id, without naming a presignature",
+        next="repeat the request without naming a presignature; over HTTP under a fresh session_id",
         detail={"presignature_id": presignature_id.hex()},
     )

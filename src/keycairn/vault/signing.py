@@ -134,7 +134,9 @@ class Signing:
             raise KeycairnError(
                 Code.POLICY,
                 f"this node's configuration does not allow {record.scheme}.sign",
-                next=f"set sign = true under [operations.{record.scheme}] in node.toml",
+                not_lost="Nothing was signed by this request; nodes that allow it can sign.",
+                next="choose other --nodes, or set sign = true under "
+                f"[operations.{record.scheme}] in this node's node.toml",
             )
         if row.state != "active":
             raise KeycairnError(

@@ -154,8 +154,8 @@ async def _operator(node: NodeProfile, information: list[str]) -> list[dict[str,
     empty = [row for row in stock if row["target"] and not row["count"]]
     if empty:
         information.append(
-            f"node {index}: {len(empty)} of {len(stock)} presignature pools are empty; until they "
-            "are filled again in the background, signatures take a whole session"
+            f"node {index}: {len(empty)} of {len(stock)} presignature pools are empty; the "
+            "first signature of a pool's signers takes a whole session, and fills it again"
         )
     findings = [
         _finding(index, f"node {index}: {_words(f)}", str(f.get("next", "")), f.get("key_ids", ()))
