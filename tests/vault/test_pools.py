@@ -24,6 +24,12 @@ class Secret:
 class Fake(Presignature[Secret]):
     setup_alive = True
 
+    def _encode(self, secrets: Secret) -> bytes:
+        return secrets.number.to_bytes(4, "big")
+
+    def _decode(self, data: bytes) -> Secret:
+        return Secret(int.from_bytes(data, "big"))
+
 
 def row(name: str = "key-a") -> KeyRow:
     return KeyRow(new_key(name).record, "app", "active", b"batch", 0)

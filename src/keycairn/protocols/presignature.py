@@ -8,6 +8,7 @@ once (:meth:`Presignature.take`), and the object is neither copied nor serialise
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, NoReturn, TypeVar
 
@@ -38,7 +39,7 @@ class OneSession:
             )
 
 
-class Presignature(Generic[S]):
+class Presignature(ABC, Generic[S]):
     """One signer's part of one presignature.
 
     Attributes:
@@ -148,11 +149,13 @@ class Presignature(Generic[S]):
         with self._lock:
             self.stored = False
 
+    @abstractmethod
     def _encode(self, secrets: S) -> bytes:
-        raise NotImplementedError
+        """The secrets at a fixed length."""
 
+    @abstractmethod
     def _decode(self, data: bytes) -> S:
-        raise NotImplementedError
+        """Inverse of :meth:`_encode`; E_MALFORMED."""
 
 
 def check_fits(
