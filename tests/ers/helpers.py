@@ -119,6 +119,7 @@ def prover_for(
     shift: int = 0,
     statements: Sequence[KeyStatement] | None = None,
     ledger: bytes | None = None,
+    params: str = "fast",
 ) -> Prover:
     """A prover without make_part's own checks; ``shift`` falsifies the first share and K."""
     rng = SeededRng(f"prover {seed}")
@@ -126,7 +127,7 @@ def prover_for(
     k_group = pick_k_group(claimed)
     secret = k_group.random_scalar(rng)
     context = Context(
-        "fast",
+        params,
         rsa.spki,
         "test label",
         "vault-1",

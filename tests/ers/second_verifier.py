@@ -523,9 +523,11 @@ def decode_cbor_document(data):
 def b64(text):
     need(isinstance(text, str), "base64")
     try:
-        return base64.b64decode(text, validate=True)
+        raw = base64.b64decode(text, validate=True)
     except ValueError:
         raise Invalid("base64") from None
+    need(base64.b64encode(raw).decode() == text, "base64: unused bits")
+    return raw
 
 
 def unhex(text):
@@ -717,10 +719,11 @@ def check_part(part, shared):
     return trace
 
 
-def verify(data, *, spki=None, expected=None, label=None):
+def verify(data, *, spki=None, expected=None, facts=(), label=None, vault=None):
     """Verify a document in either form.
 
-    ``expected`` maps key ids to (curve, public key). Returns one trace per part.
+    ``expected`` maps key ids to (curve, public key); ``facts`` are single expectations, (key id,
+    field, value), or (key id,). Returns one trace per part.
     """
     decode = decode_json_document if data[:1] == b"{" else decode_cbor_document
     version, parts = decode(data)
@@ -741,6 +744,11 @@ def verify(data, *, spki=None, expected=None, label=None):
     found = {key[0]: (key[1], key[6]) for key in contexts[0]["keys"]}
     for key_id, want in (expected or {}).items():
         need(found.get(key_id) == want, "expected key")
+    need(vault is None or contexts[0]["vault"] == vault, "vault")
+    fields = {key[0]: dict(zip(KEY_FIELDS, key, strict=True)) for key in contexts[0]["keys"]}
+    for key_id, *fact in facts:
+        need(key_id in fields, "expected key")
+        need(not fact or fields[key_id][fact[0]] == fact[1], "expected field")
     cache = {}
 
     def shared(key):

@@ -38,6 +38,8 @@ from solders.signature import Signature
 from curves import oracle
 from ers.helpers import document_of, make_key, refused
 from keycairn.curves import ED25519, P256, SECP256K1, bip340, ecdsa
+from keycairn.curves.addresses import addresses
+from keycairn.curves.derivation import derive
 from keycairn.encoding import SecretBytes, SecretScalar
 from keycairn.errors import Code
 from keycairn.ers import children as children_module
@@ -470,3 +472,54 @@ def test_a_document_to_the_end(rsa_key: Callable[..., Any], tmp_path: Path) -> N
             x = group.decode_scalar(bytes.fromhex(row["private_key"]))
             assert group.base_mul(x).encode().hex() == row["public_key"]
         assert [row["path"] for row in table["children"]] == used[made.statement.key_id]
+
+
+@COUNT
+def test_recovered_keys_have_the_vaults_addresses_in_strangers_libraries(
+    count: int, rsa_key: Callable[..., Any], tmp_path: Path
+) -> None:
+    """From a document to wallets: what embit (keys and descriptors), eth-account and solders make
+    of the recovered files, against the addresses that nodes show, from public data alone."""
+    bip340_key = make_key("t")
+    schnorr = replace(bip340_key.statement, scheme="schnorr", protocol="frost-bip340")
+    keys = [make_key("e"), replace(bip340_key, statement=schnorr), make_key("s", "ed25519")]
+    paths = [f"m/{i % 2}/{i // 2}" for i in range(count)]
+    document = document_of(keys, rsa_key().public, paths={k.statement.key_id: paths for k in keys})
+    entries = _write(tmp_path, *recover(document, rsa_key()))
+    for key, entry in zip(keys, entries, strict=True):
+        s = key.statement
+        assert key.chain_code is not None
+        code = key.chain_code.reveal()
+        shown = {
+            path: addresses(
+                s.scheme, s.curve, derive(s.curve, s.scheme, s.public_key, code, path).public_key
+            )
+            for path in paths
+        }
+        body = json.loads(Path(entry["file"]).read_text())
+        if s.curve == "ed25519":
+            table = json.loads(Path(entry["files"]["children"]).read_text())["children"]
+            assert {row["path"] for row in table} == set(paths)
+            loaded = load_key(Path(entry["file"]).read_bytes())
+            for row in table:
+                public = Pubkey(bytes.fromhex(row["public_key"]))
+                assert str(public) == shown[row["path"]]["solana"]
+                signed = Signer.of(loaded, row["path"]).sign(b"a message")
+                assert Signature(bytes.fromhex(signed["signature"])).verify(public, b"a message")
+            continue
+        root = embit_bip32.HDKey.from_string(body["xprv"])
+        name = "bitcoin_p2tr" if s.scheme == "schnorr" else "bitcoin_p2wpkh"
+        script = embit_script.p2tr if s.scheme == "schnorr" else embit_script.p2wpkh
+        for path in paths:
+            child = root
+            for index in indices(path):
+                child = child.child(index)
+            assert script(child).address() == shown[path][name]
+            if s.scheme == "ecdsa":
+                assert Account.from_key(child.key.secret).address == shown[path]["ethereum"]
+        found = set()
+        for item in json.loads(Path(entry["files"]["descriptors"]).read_text()):
+            theirs = Descriptor.from_string(item["desc"].split("#")[0])
+            first, last = item.get("range", (0, 0))
+            found |= {theirs.derive(i).address() for i in range(first, last + 1)}
+        assert {row[name] for row in shown.values()} <= found

@@ -23,6 +23,25 @@ from keycairn.ers.recover import open_part, recover
 from keycairn.ers.rsa import RsaPublicKey, load_rsa_public_key
 from keycairn.ers.verify import ExpectedKey, closed_leaves_of, verify_document
 
+KEY_FIELDS = ("curve", "public_key", "generation", "record_hash")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault file: what the caller gives, what must be said, the faulty bytes."""
+
+    checks: list[str]
+    data: bytes
+    rsa: RsaPublicKey | None
+    label: str | None
+    vault: str | None
+    node: int | None
+    keys: list[tuple[Any, ...]]
+
+    @property
+    def expected(self) -> list[ExpectedKey]:
+        return [ExpectedKey(key_id, **dict([fact] if fact else [])) for key_id, *fact in self.keys]
+
 
 @dataclass(frozen=True)
 class Kit:
@@ -33,7 +52,7 @@ class Kit:
 
     @cached_property
     def rsa(self) -> RsaPublicKey:
-        return load_rsa_public_key(self.read("rsa-public-key.pem"))
+        return self.rsa_key("rsa-public-key.pem")
 
     @cached_property
     def expected(self) -> dict[str, Any]:
@@ -44,27 +63,57 @@ class Kit:
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
-    def private(self) -> SoftwareKey:
-        return SoftwareKey.from_pem(self.read("test-only-rsa-key.pem"))
+    def rsa_key(self, name: str) -> RsaPublicKey:
+        return load_rsa_public_key(self.read(name), allow_2048=True)
+
+    def rsa_of(self, document: str) -> RsaPublicKey:
+        bits = document.rpartition("-")[2]
+        return self.rsa_key(f"rsa-{bits}-public-key.pem") if bits.isdigit() else self.rsa
+
+    def private(self, document: str = "all") -> SoftwareKey:
+        bits = document.rpartition("-")[2]
+        stem = f"rsa-{bits}" if bits.isdigit() else "rsa"
+        return SoftwareKey.from_pem(self.read(f"test-only-{stem}-key.pem"))
 
     def keys(self, document: str) -> list[dict[str, Any]]:
         """Expected keys of ``all`` (and ``one``) or of another document."""
         name = "all" if document == "one" else document
         return [k for k in self.expected["keys"] if k.get("document", "all") == name]
 
-    def fault(self, name: str) -> tuple[str, bytes]:
-        lines = self.read(f"faults/{name}.txt").decode().splitlines()
-        fields = [line.split(":") for line in lines]
-        assert [f[0] for f in fields[:3]] == ["expect", "check", "base"]
-        expect, check, base = (f[1].strip() for f in fields[:3])
-        assert expect == "invalid"
-        data = self.read(base)
-        for i in range(len(fields) - 3, 2, -3):  # from the end, so that offsets stay right
-            offset, old, new = (f[1].strip() for f in fields[i : i + 3])
+    def fault(self, name: str) -> Fault:
+        text = self.read(f"faults/{name}.txt").decode().splitlines()
+        lines = [(field, value.strip()) for field, _, value in (x.partition(":") for x in text)]
+        start = next((i for i, line in enumerate(lines) if line[0] == "offset"), len(lines))
+        head = dict(lines[:start])
+        assert head["expect"] == "invalid"
+        data = self.read(head["base"])
+        for i in range(len(lines) - 3, start - 1, -3):  # from the end: offsets stay right
+            assert [field for field, _ in lines[i : i + 3]] == ["offset", "old", "new"]
+            offset, old, new = (value for _, value in lines[i : i + 3])
             at, length = int(offset), len(old) // 2
             assert data[at : at + length].hex() == old
             data = data[:at] + bytes.fromhex(new) + data[at + length :]
-        return check, data
+        rsa = head.get("given-rsa-public-key", "rsa-public-key.pem")
+        return Fault(
+            checks=head["check"].split(" or "),
+            data=data,
+            rsa=None if rsa == "none" else self.rsa_key(rsa),
+            label=head.get("given-label"),
+            vault=head.get("given-vault"),
+            node=int(head["node"]) if "node" in head else None,
+            keys=[_given(value) for field, value in lines[:start] if field == "given-key"],
+        )
+
+
+def _given(line: str) -> tuple[Any, ...]:
+    key_id, *fact = line.split(" ")
+    if not fact:
+        return (key_id,)
+    name, value = fact
+    assert name in KEY_FIELDS
+    if name == "generation":
+        return key_id, name, int(value)
+    return key_id, name, value if name == "curve" else bytes.fromhex(value)
 
 
 ONE, TWO = (Kit(i, Path(__file__).with_name(name)) for i, name in ((1, "kit"), (2, "kit-2")))
@@ -74,31 +123,35 @@ VALID = [
     for kit, names in ((ONE, ("all", "one")), (TWO, ("all", "one", "p256")))
     for name in names
     for form in ("cbor", "json")
-]
+] + [(TWO, "five-2048.cbor"), (TWO, "compact-4096.cbor")]
 FAULTS = [(kit, p.stem) for kit in (ONE, TWO) for p in sorted((kit.folder / "faults").iterdir())]
+COMPLETE = ("all", "compact-4096")
 
 
 @pytest.mark.parametrize(("kit", "file"), VALID, ids=lambda v: getattr(v, "version", v))
-def test_valid_documents(kit: Kit, file: str) -> None:
+def test_t096_valid_documents(kit: Kit, file: str) -> None:
     data, name = kit.read(file), file.split(".")[0]
-    document, keys = Document.load(data), kit.keys(file.split(".")[0])
+    document, keys, rsa = Document.load(data), kit.keys(name), kit.rsa_of(name)
     wanted = [ExpectedKey(k["key_id"], bytes.fromhex(k["public_key"]), k["curve"]) for k in keys]
-    report = verify_document(document, rsa=kit.rsa, expected=wanted, label=kit.expected["label"])
+    report = verify_document(document, rsa=rsa, expected=wanted, label=kit.expected["label"])
     assert document.context.version == kit.version
     assert report.sha256 == kit.expected["sha256"][name]
-    assert report.complete is (name == "all")
+    assert report.complete is (name in COMPLETE)
     assert (document.to_json() if file.endswith("json") else document.to_cbor()) == data
     second = {k["key_id"]: (k["curve"], bytes.fromhex(k["public_key"])) for k in keys}
     label = kit.expected["label"]
-    second_verifier.verify(data, spki=kit.rsa.spki, label=label, expected=second)
+    second_verifier.verify(data, spki=rsa.spki, label=label, expected=second)
 
 
 @pytest.mark.parametrize(
-    ("kit", "name"), [(ONE, "all"), (TWO, "all"), (TWO, "p256")], ids=["1-all", "2-all", "2-p256"]
+    ("kit", "name"),
+    [(ONE, "all.json"), *((TWO, f) for f in ("all.json", "p256.json", "five-2048.cbor"))],
+    ids=lambda v: getattr(v, "version", v),
 )
 def test_recovery_gives_the_expected_keys(kit: Kit, name: str) -> None:
-    document = Document.load(kit.read(f"{name}.json"))
-    for back, want in zip(recover(document, kit.private()), kit.keys(name), strict=True):
+    stem = name.split(".")[0]
+    document, keys = Document.load(kit.read(name)), kit.keys(stem)
+    for back, want in zip(recover(document, kit.private(stem)), keys, strict=True):
         assert (back.key_id, back.curve) == (want["key_id"], want["curve"])
         scalar = back.statement.group.encode_scalar(back.private_key.reveal())
         assert scalar.hex() == want["private_key"]
@@ -108,12 +161,37 @@ def test_recovery_gives_the_expected_keys(kit: Kit, name: str) -> None:
 
 
 @pytest.mark.parametrize(("kit", "name"), FAULTS, ids=lambda v: getattr(v, "version", v))
-def test_t097_faults(kit: Kit, name: str) -> None:
-    check, data = kit.fault(name)
-    error = refused(lambda: verify_document(Document.load(data), rsa=kit.rsa))
-    assert error.detail["check"] in check.split(" or ")
+def test_t097_t105_faults(kit: Kit, name: str) -> None:
+    fault = kit.fault(name)
+    given = {"label": fault.label, "vault": fault.vault}
+    error = refused(
+        lambda: verify_document(
+            Document.load(fault.data), rsa=fault.rsa, expected=fault.expected, **given
+        )
+    )
+    assert error.detail["check"] in fault.checks
+    assert fault.node is None or error.detail["node"] == fault.node
+    spki = fault.rsa.spki if fault.rsa else None
     with pytest.raises(second_verifier.Invalid):
-        second_verifier.verify(data, spki=kit.rsa.spki)
+        second_verifier.verify(fault.data, spki=spki, facts=fault.keys, **given)
+
+
+#: Classes of bad input about documents, and one about the RSA keys in them (security, J).
+CLASSES = {"T-087", "T-097", "T-099", "T-101", "T-102", "T-105", "T-107", "T-108"}
+
+
+def test_every_class_of_bad_input_has_files_and_every_file_is_listed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ers-test-kit.md").read_text()
+    found = set()
+    for path in sorted((TWO.folder / "faults").iterdir()):
+        lines = path.read_text().splitlines()
+        assert lines[0] == "expect: invalid"
+        kind = lines[1].removeprefix("class: ")
+        found.add(kind)
+        assert f"| {kind} | `{path.stem}` |" in page
+    assert found == CLASSES
+    for name in TWO.folder.iterdir():
+        assert name.is_dir() or f"`{name.name}`" in page or name.name == "README.md"
 
 
 @BOTH

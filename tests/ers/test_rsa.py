@@ -7,7 +7,6 @@ import json
 import time
 from dataclasses import replace
 
-import gmpy2
 import pytest
 from Crypto.Cipher import PKCS1_OAEP
 from Crypto.Hash import SHA256
@@ -16,54 +15,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from ers.helpers import make_key, part_of, refused
+from ers.weak_rsa import BITS, WEAK, P, Q, prime
 from keycairn.errors import Code
 from keycairn.ers import oaep, rsa
 from keycairn.ers.decrypt import BadLeaf, RawRsaDecryptor, SoftwareKey
 from keycairn.ers.possession import answer, check_answers, make_challenges
 from keycairn.ers.verify import closed_leaves_of
 from keycairn.ports.seeded import SeededRng
-
-BITS = 3072
-
-
-def _prime(bits: int, seed: int = 1) -> int:
-    raw = int.from_bytes(SeededRng(seed).bytes(bits // 8), "big") | 0xFF << (bits - 8)
-    return int(gmpy2.next_prime(raw))
-
-
-def _exactly(n: int, bits: int) -> int:
-    assert n.bit_length() == bits
-    return n
-
-
-def _roca(bits: int) -> int:
-    product = int(gmpy2.primorial(167))
-
-    def half(seed: int) -> int:
-        start = pow(65537, seed, product) + (3 << (bits // 2 - 2)) // product * product
-        while not gmpy2.is_prime(start):
-            start += product
-        return start
-
-    return half(5) * half(9)
-
-
-P, Q = _prime(BITS // 2, 1), _prime(BITS // 2, 2)
-N = P * Q
-WEAK = {
-    "1024 bits": (_prime(512, 3) * _prime(512, 4), 65537, "size"),
-    "2048 bits without the flag": (_prime(1024, 3) * _prime(1024, 4), 65537, "size"),
-    "3071 bits": (N >> 1 | 1, 65537, "size"),
-    "16384 bits": ((1 << 16383) + 12345, 65537, "size"),
-    "prime": (_prime(BITS, 5), 65537, "prime"),
-    "square": (_exactly(P * P, BITS), 65537, "power"),
-    "fourth power": (_exactly(_prime(BITS // 4, 6) ** 4, BITS), 65537, "power"),
-    "small factor": (_exactly(1048573 * _prime(BITS - 20, 7), BITS), 65537, "small factor"),
-    "factor 3": (_exactly(3 * _prime(BITS - 2, 12), BITS), 65537, "small factor"),
-    "even": (N - 1, 65537, "even"),
-    **{f"e={e}": (N, e, "exponent") for e in (1, 2, 3, 4, 2**32 + 1, N - 2)},
-    "roca": (_roca(BITS), 65537, "roca"),
-}
 
 
 @pytest.mark.parametrize("name", WEAK)
@@ -81,10 +39,10 @@ def test_t087_weak_rsa_keys_are_refused_within_a_second(name: str) -> None:
 
 def test_t087_shared_factor_with_another_key() -> None:
     one, two = (
-        rsa.load_rsa_public_key(rsa.encode_spki(P * r, 65537)) for r in (Q, _prime(BITS // 2, 8))
+        rsa.load_rsa_public_key(rsa.encode_spki(P * r, 65537)) for r in (Q, prime(BITS // 2, 8))
     )
     other = rsa.load_rsa_public_key(
-        rsa.encode_spki(_prime(BITS // 2, 10) * _prime(BITS // 2, 11), 65537)
+        rsa.encode_spki(prime(BITS // 2, 10) * prime(BITS // 2, 11), 65537)
     )
     rsa.check_distinct([one, other])
     rsa.check_distinct([])
