@@ -133,6 +133,18 @@ def scratch(kind: str, name: str | None = None) -> Iterator[Scratch]:
                 execute(statement)
 
 
+def renew(url: str) -> None:
+    """The disaster: the database that :func:`scratch` made is gone; an empty one is there."""
+    kind, name = url.partition(":")[0], urlsplit(url).path.strip("/")
+    with admin(kind) as execute:
+        if kind == "postgresql":
+            execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            execute(f"CREATE DATABASE {name} OWNER {name} TEMPLATE template0")
+        else:
+            execute(f"DROP DATABASE IF EXISTS {name}")
+            execute(f"CREATE DATABASE {name}")
+
+
 @contextmanager
 def node_databases(kind: str, nodes: int) -> Iterator[dict[str, str]]:
     """Empty databases for the nodes of a vault, as arguments of ``LocalVault.create``.

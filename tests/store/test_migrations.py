@@ -27,7 +27,7 @@ from store.worlds import DATA_KEY, VAULT, Home, World, add_keys, home, spend
 FIXTURES = Path(__file__).parent / "fixtures"
 #: Of the state that every fixture holds.
 DIGEST = "e6f56dcf5c7d292a78d0f4adfaaa21b67a3c6a11f142cd7d61bf4435e111c8af"
-RECORDS = 13
+RECORDS = {version: 13 for version in (1, 2, 3)} | {4: 15}
 
 
 def test_there_is_a_step_and_a_fixture_for_every_version() -> None:
@@ -44,11 +44,11 @@ def unpacked(version: int, directory: Path) -> Path:
     return path
 
 
-async def is_whole(store: object, migrated: bool, counted: bool = False) -> None:
+async def is_whole(store: object, version: int) -> None:
     """Everything that the fixture's maker put in, and nothing else."""
     assert hasattr(store, "state_digest")
     assert (await store.state_digest()).hex() == DIGEST
-    assert await store.check_audit() == RECORDS + migrated
+    assert await store.check_audit() == RECORDS[version] + (version < schema.SCHEMA_VERSION)
     assert await store.damaged() == []
     assert [k.record.key_id for k in await store.keys()] == ["key-a", "key-b", "key-c", "key-p"]
     assert [(await store.key(k)).state for k in ("key-a", "key-p")] == ["active", "pending"]
@@ -57,11 +57,18 @@ async def is_whole(store: object, migrated: bool, counted: bool = False) -> None
     assert len(await store.spends()) == 3
     assert [b.ban_id for b in await store.bans()] == ["b1"]
     assert len(await store.documents("key-a")) == len(await store.bundles()) == 1
-    if counted:  # version 1 counted no spends, so nothing goes on from a process of before
+    if version == 1:  # it counted no spends, so nothing goes on from a process of before
         with pytest.raises(KeycairnError) as caught:
             await store.spend_all([spend(9)])
         assert caught.value.code is Code.QUARANTINED
-    await store.begin_incarnation(b"inc-new", 9)
+    # Older ones begin with an empty history: nobody has a word of it.
+    events = [e.kind for e in await store.history()]
+    assert events == ([] if version < 4 else ["keys", "start", "ban", "ers_key"])
+    assert await store.witness(2) == (None if version < 4 else b"word of 2")
+    assert [b.batch_id for b in await store.behind()] == ([] if version < 4 else [b"batch"])
+    head = await store.begin_incarnation(b"inc-new", 9)
+    assert head == await store.history_head()
+    assert head.length == len(events) + 1
     with pytest.raises(KeycairnError) as caught:
         await store.spend_all([spend(1, incarnation=b"inc-new")])
     assert caught.value.code is Code.PRESIG_SPENT
@@ -75,7 +82,7 @@ async def test_an_older_file_opens(version: int, tmp_path: Path) -> None:
     before = path.read_bytes()
     older = version < schema.SCHEMA_VERSION
     store = await _open(path, keep_older=True)
-    await is_whole(store, older, version == 1)
+    await is_whole(store, version)
     await store.close()
     assert read_keyring(path) == b"ring of the fixture"
     kept = tmp_path / f"node.db.schema-{version}"
@@ -86,7 +93,7 @@ async def test_an_older_file_opens(version: int, tmp_path: Path) -> None:
         again = kept.read_bytes()
         await (await _open(path, keep_older=True)).close()
         assert kept.read_bytes() == again  # the first copy is not written over
-        await is_whole(await _open(kept), True, version == 1)
+        await is_whole(await _open(kept), version)
     store = await _open(path)
     assert await store.damaged() == []
     await store.close()
@@ -141,14 +148,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
 
 
 def make_older(store: object) -> None:
-    """What version 1 would have left: two tables and two digests less."""
+    """What version 1 would have left: five tables and five digests less."""
     assert hasattr(store, "_writer")
     macs = Macs(Sealer(DATA_KEY, vault=VAULT, node=1, rng=SystemRng()))
     with store._writer.connect() as conn, conn.begin():
         rows = conn.exec_driver_sql("SELECT name, count, total, mac FROM digests").fetchall()
         digests = macs.loaded({n: (c, bytes(t), bytes(m)) for n, c, t, m in rows})
         assert digests is not None
-        older = {n: d for n, d in digests.items() if n not in ("paths", SPENT)}
+        newer = ("paths", SPENT, "history", "witnesses", "behind")
+        older = {n: d for n, d in digests.items() if n not in newer}
         conn.execute(schema.digests.delete())
         stored = macs.stored(older)
         conn.execute(
@@ -164,7 +172,8 @@ def make_older(store: object) -> None:
             conn.exec_driver_sql("DROP INDEX ix_batches_active ON batches")
         else:
             conn.exec_driver_sql("DROP INDEX ix_batches_active")
-        schema.paths.drop(conn)
+        for table in (schema.paths, schema.history, schema.witnesses, schema.behind):
+            table.drop(conn)
         schema.presignatures.drop(conn)
 
 
@@ -243,14 +252,14 @@ async def test_an_older_dump_opens(name: str) -> None:
         with admin(base.kind, base.name):
             load(base, gzip.decompress((FIXTURES / name).read_bytes()))
         store = await Home(base.kind, base.server).open()
-        await is_whole(store, int(found[2]) < schema.SCHEMA_VERSION)
+        await is_whole(store, int(found[2]))
         await store.close()
 
 
 @pytest.mark.parametrize("version", range(1, schema.SCHEMA_VERSION + 1))
 def test_a_bundle_of_an_older_version_is_read(version: int, tmp_path: Path) -> None:
     path = unpacked(version, tmp_path)
-    manifest: Any = SimpleNamespace(keys={})
+    manifest: Any = SimpleNamespace(keys={}, history=None)
     report = check_plain(path, manifest, {})
     assert report.keys == 4
     assert len(report.pending) == 1

@@ -128,7 +128,7 @@ async def test_creating_twice_changes_nothing(world: World) -> None:
     ("value", "code"),
     [
         (b"1", Code.STORE_INTEGRITY),  # it has the digests of version 2
-        (b"4", Code.POLICY),
+        (str(schema.SCHEMA_VERSION + 1).encode(), Code.POLICY),
         (b"999", Code.POLICY),
         (b"0", Code.STORE_INTEGRITY),
         (b"x", None),

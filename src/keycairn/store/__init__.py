@@ -7,8 +7,9 @@
 * ``transaction``: read and write rows so that index, digest and row never part.
 * ``scan``: the check of a table, the audit check, the state digest. ``patrol``: the check of large
   tables while the store is used.
-* ``core``: how writes are queued, grouped and run; ``keys`` and ``sql``: the port's methods in
-  dialect-independent SQL.
+* ``history``: the chain of state changes: extended, read, checked.
+* ``core``: how writes are queued, grouped and run; ``keys``, ``incarnations`` and ``sql``: the
+  port's methods in dialect-independent SQL.
 * ``engine``: transactions in worker threads.
 * ``database``: ``[database] url`` read and checked. ``opening``: the store that it names.
 * ``sqlite``: what only SQLite needs: pragmas, transactions, snapshot, keyring, errors.

@@ -16,6 +16,7 @@ from keycairn.protocols.record import KeyRecord
 from keycairn.vault.ports import (
     BanRow,
     Batch,
+    BehindRow,
     BundleRow,
     DocumentRow,
     ErsKeyRow,
@@ -249,3 +250,14 @@ def bundle_from_row(row: Row) -> BundleRow:
     f = _unpack(row["body"])
     f["keys"] = _key_map_back(f["keys"])
     return BundleRow(sha256=row["sha256"], verified_us=row["verified_us"], **f)
+
+
+def behind_to_row(b: BehindRow) -> dict[str, Any]:
+    body = {"key_ids": list(b.key_ids), "peer": b.peer, "at_us": b.at_us}
+    return {"batch_id": b.batch_id, "body": pack(body, "a batch that is missing")}
+
+
+def behind_from_row(row: Row) -> BehindRow:
+    f = _unpack(row["body"])
+    f["key_ids"] = tuple(f["key_ids"])
+    return BehindRow(batch_id=row["batch_id"], **f)

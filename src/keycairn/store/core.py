@@ -34,11 +34,12 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock
-from keycairn.store import scan, schema
+from keycairn.store import history, scan, schema
 from keycairn.store.integrity import AUDIT, SPENT, Digest, Macs, empty
 from keycairn.store.migrations import TABLES, Step, steps_from
 from keycairn.store.patrol import AT_ONCE, Patrol
 from keycairn.store.transaction import Change, Connection, Reader, Transaction, damaged_error
+from keycairn.vault.fence.history import begin
 from keycairn.vault.ports import DamagedRow
 from keycairn.vault.sealing import Sealer
 
@@ -53,6 +54,8 @@ GROUP = 64
 PATIENCE = 0.05
 #: Seconds until the patrol tries again after an error that may pass.
 _PATROL_PAUSE = 30.0
+#: Seconds between pages of a history that is longer than what is checked at open.
+_FOLLOW_REST = 0.05
 
 Work = Callable[[Transaction], Coroutine[Any, Any, T]]
 
@@ -97,6 +100,16 @@ class SqlCore(ABC):
         self._head: Digest | None = None
         #: The database was found put back: nothing is written to it any more.
         self._rolled_back = False
+        #: Number of the incarnation that this store began, 0 for none.
+        self._begun = 0
+        self._begins = 0
+        #: What every write raises while the node may not act.
+        self._frozen: KeycairnError | None = None
+        #: Another incarnation, or an older state, was found in the database; who wants to know.
+        self._lost = self._told = False
+        self._watchers: list[Callable[[], None]] = []
+        #: Head of the empty history.
+        self._genesis = begin(vault, node)
         self._patrol: Patrol | None = None
         self._patrolling: asyncio.Task[None] | None = None
         self._changes: Sequence[Change] = ()
@@ -138,6 +151,8 @@ class SqlCore(ABC):
             hurry: False: it may wait a moment for a write that has to be made anyway.
         """
         self._require_open()
+        if self._frozen is not None:
+            raise self._frozen.with_traceback(None)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._queue.append(_Queued(work, anew, done))
@@ -163,9 +178,14 @@ class SqlCore(ABC):
     async def _commit(self, group: Sequence[_Queued]) -> None:
         outcomes: list[Any]
         self._attempted = self._head = None
+        self._begins = 0
         try:
+            if self._frozen is not None:
+                raise self._frozen.with_traceback(None)
             outcomes = await self._in_transaction(partial(self._run_group, group))
         except UnknownCommit as exc:
+            if self._begins:
+                self._begun = 0  # or not: which one is the newest is not known
             if self._attempted is not None and self._counters:
                 self._counters.add(self._attempted)
             if self._head is not None and self._heads:
@@ -175,7 +195,7 @@ class SqlCore(ABC):
             outcomes = [exc.cause for _ in group]
         # Whatever it is, the callers wait for an answer.
         except Exception as exc:
-            if len(group) > 1 and not self._is_down(exc):
+            if len(group) > 1 and not self._is_down(exc) and exc is not self._frozen:
                 for one in group:
                     await self._commit([one])
                 return
@@ -187,6 +207,10 @@ class SqlCore(ABC):
                 self._heads = frozenset({self._head})
             if self._patrol is not None:
                 self._patrol.committed(self._changes)
+            if self._begins:
+                self._begun = self._begins
+                self._rolled_back = self._lost = self._told = False
+        self._tell()
         for one, outcome in zip(group, outcomes, strict=True):
             if one.done.done():
                 continue
@@ -199,7 +223,9 @@ class SqlCore(ABC):
         tx = Transaction(conn, self._macs, self._clock.now_us())
         await tx.load()
         if not await self._contains(tx, tx.head, self._heads):
-            self._rolled_back = True
+            self._rolled_back = self._lost = True
+        elif tx.count(schema.incarnations) > self._begun > 0:
+            self._lost = True
         if len(group) == 1:
             outcomes = [await self._run_bare(tx, group[0])]
         else:
@@ -207,6 +233,7 @@ class SqlCore(ABC):
         await tx.finish()
         self._head = tx.head
         self._changes = tx.changes
+        self._begins = tx.begins
         if tx.spent != tx.spent_before:
             self._attempted = tx.spent
         return outcomes
@@ -249,10 +276,11 @@ class SqlCore(ABC):
 
         async def read(conn: Connection) -> T:
             reader = Reader(conn, self._macs)
-            if conn.fresh and heads:
+            # A node that was fenced for it still answers what it has, whatever that is by now.
+            if conn.fresh and heads and not (self._rolled_back and self._frozen):
                 head = (await reader.digests())[AUDIT]
                 if not await self._contains(reader, head, heads):
-                    self._rolled_back = True
+                    self._rolled_back = self._lost = True
                     raise rolled_back()
             return await work(reader)
 
@@ -260,6 +288,22 @@ class SqlCore(ABC):
             return await self._in_snapshot(read)
         except _ERRORS as exc:
             raise self._translate(exc) from exc
+        finally:
+            self._tell()
+
+    def freeze(self, error: KeycairnError | None) -> None:
+        """See the port."""
+        self._frozen = error
+
+    def on_rollback(self, callback: Callable[[], None]) -> None:
+        """See the port."""
+        self._watchers.append(callback)
+
+    def _tell(self) -> None:
+        if self._lost and not self._told:
+            self._told = True
+            for callback in self._watchers:
+                callback()
 
     @staticmethod
     async def _contains(reader: Reader, head: Digest, known: frozenset[Digest]) -> bool:
@@ -388,6 +432,8 @@ class SqlCore(ABC):
             return digests
 
         digests = await self._read(look)
+        at_most = None if thorough else AT_ONCE
+        await self._read(lambda r: history.check(r, self._genesis, at_most=at_most))
         self._heads = frozenset({digests[AUDIT]})
         rows, later = 0, []
         for table in sorted(schema.PROTECTED.values(), key=lambda t: digests[t.name].count):
@@ -396,19 +442,32 @@ class SqlCore(ABC):
                 await self.decide(table)
             else:
                 later.append(table)
+        self._refuse_missing(schema.history.name)
         if later:
             self._patrol = Patrol(self, self._macs, later)
             self._patrolling = asyncio.create_task(self._walk(self._patrol))
 
     async def _walk(self, patrol: Patrol) -> None:
-        while patrol.left and not self._closed:
+        while not self._closed:
             try:
                 await patrol.run()
+                await self._follow_history()
+                return
             except KeycairnError as exc:
                 if exc.code is Code.STORE_INTEGRITY:
                     self._broken = exc
                     return
                 await asyncio.sleep(_PATROL_PAUSE)  # The database is away: it goes on later.
+
+    async def _follow_history(self) -> None:
+        """Check the whole chain of a history whose older links were left out at open."""
+        head = self._genesis
+        while not self._closed:
+            page = await self._read(partial(history.page, after=head.length))
+            if not page:
+                return
+            head = await asyncio.to_thread(history.follow, head, page)
+            await asyncio.sleep(_FOLLOW_REST)
 
     async def read_alone(self, work: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
         """Run a reading while this process writes nothing."""

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
@@ -116,6 +116,19 @@ def parse_database(url: str, home: Path, *, password: SecretBytes | None = None)
     )
     _require_tls(server)
     return server
+
+
+def url_files(url: str) -> dict[str, str]:
+    """The files that a URL names, as written: ``{"sslrootcert": "ca.pem"}``."""
+    query = url.partition("?")[2]
+    return {key: text for key, text in parse_qsl(query) if key in _FILES}
+
+
+def with_url_files(url: str, files: Mapping[str, str]) -> str:
+    """The same URL with other files, by the words of its query."""
+    head, mark, query = url.partition("?")
+    pairs = [(key, files.get(key, text)) for key, text in parse_qsl(query, keep_blank_values=True)]
+    return head + mark + urlencode(pairs, safe="/:,", quote_via=quote)
 
 
 def _options(kind: str, query: str, home: Path) -> dict[str, str]:

@@ -53,7 +53,7 @@ def run(engine: Engine, work: Work[T]) -> T:
     with engine.connect() as conn:
         transaction = conn.begin()
         try:
-            result = _finish(work(Direct(conn)))
+            result = finish(work(Direct(conn)))
         except BaseException:
             # A connection that broke can't roll back, and need not.
             with contextlib.suppress(Exception):
@@ -67,7 +67,8 @@ def run(engine: Engine, work: Work[T]) -> T:
         return result
 
 
-def _finish(coroutine: Coroutine[Any, Any, T]) -> T:
+def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits."""
     try:
         coroutine.send(None)
     except StopIteration as end:

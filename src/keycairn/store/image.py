@@ -23,7 +23,7 @@ from keycairn.store.transaction import Connection, Reader
 
 #: Rows that are read at a time, of tables whose rows may be large and of all others.
 _FEW, _MANY = 20, 2000
-_LARGE = {"documents", "bundles", "batches", "audit", "requests"}
+_LARGE = {"documents", "bundles", "batches", "audit", "requests", "witnesses"}
 
 
 async def write(reader: Reader, target: Path) -> None:

@@ -13,7 +13,7 @@ from keycairn.curves import group
 from keycairn.encoding import SecretBytes, SecretScalar
 from keycairn.errors import Code, KeycairnError
 from keycairn.protocols.record import KeyShare
-from keycairn.store import codec, schema
+from keycairn.store import codec, history, schema
 from keycairn.store.core import SqlCore
 from keycairn.store.transaction import Checked, Reader, Transaction, damaged_error
 from keycairn.vault.ports import Batch, KeyRow, NewKey
@@ -35,6 +35,11 @@ class SqlKeys(SqlCore):
         async def work(tx: Transaction) -> None:
             await tx.insert(schema.batches, [codec.batch_to_row(batch)])
             await tx.insert(schema.keys, rows)
+            if tx.count(schema.behind):
+                await tx.remove(schema.behind, batch_id=batch.batch_id)
+            # READY is a promise: a history without it is not that of the node that gave it.
+            kind = history.KEYS if batch.active else history.READY
+            await history.add(tx, self._genesis, kind, history.keys_detail(batch))
             tx.audit(
                 "keys.active" if batch.active else "keys.pending",
                 batch=batch.batch_id,
@@ -110,6 +115,8 @@ class SqlKeys(SqlCore):
                 return old
             new = replace(old, ready=merged, active=set(merged) == set(old.holders))
             await tx.replace(schema.batches, codec.batch_to_row(new))
+            if new.active and not old.active:
+                await history.add(tx, self._genesis, history.KEYS, history.keys_detail(new))
             tx.audit(
                 "keys.active" if new.active else "keys.ready",
                 batch=batch_id,

@@ -15,6 +15,7 @@ from keycairn.errors import Code, KeycairnError
 from keycairn.store.database import Server
 from keycairn.store.server import (
     CONNECT_SECONDS,
+    GRACE_SECONDS,
     LOCK,
     LOCK_SECONDS,
     STATEMENT_SECONDS,
@@ -27,7 +28,10 @@ from keycairn.store.server import (
 _MINIMUM = (10, 11)
 
 _AWAY = ("the database does not answer", "start it, or mend the way to it; the node reconnects")
-_REFUSED = ("the database refuses this user", "check the user and the password of [database]")
+_REFUSED = (
+    "the database refuses this user",
+    "check the user and the password of [database], and sslmode if the server asks for TLS",
+)
 _READ_ONLY = (
     "the database is read-only: it is a replica, or is failing over",
     "name the primary in [database] url, or wait until the fail-over ends",
@@ -125,8 +129,8 @@ def _connect(server: Server) -> Any:
         "database": server.name,
         "charset": "utf8mb4",
         "connect_timeout": CONNECT_SECONDS,
-        "read_timeout": STATEMENT_SECONDS + 10,
-        "write_timeout": STATEMENT_SECONDS + 10,
+        "read_timeout": STATEMENT_SECONDS + GRACE_SECONDS,
+        "write_timeout": STATEMENT_SECONDS + GRACE_SECONDS,
         "local_infile": False,
     }
     for host, port in server.hosts:
@@ -142,7 +146,9 @@ def _connect(server: Server) -> Any:
             "a file of the database's TLS options can't be read",
             "check sslrootcert, sslcert and sslkey of [database] url",
         ) from exc
-    connection = pymysql.connect(ssl=tls, **words)
+    # Without a word it takes TLS if the server has it, as PostgreSQL's driver does.
+    disabled = server.mode == "disable"
+    connection = pymysql.connect(ssl=tls, ssl_disabled=disabled, **words)
     try:
         with connection.cursor() as cursor:
             _prepare(cursor, server)

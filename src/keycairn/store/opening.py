@@ -65,6 +65,21 @@ def write_keyring(database: Database, keyring: bytes, *, replaces: bytes | None 
         servers.write_keyring(adapter(database), database, keyring, replaces=replaces)
 
 
+def mark_restored(database: Database, why: str) -> None:
+    """Write into a store that was put here by a restore that its node must rejoin before it acts.
+
+    Needs no key; a mark that stands there is replaced. ``store.restored()`` gives ``why`` back
+    until a rejoin clears it. Every restore writes it before it is complete. Blocks.
+
+    Raises:
+        KeycairnError: E_NOT_FOUND when there is no store, E_UNAVAILABLE.
+    """
+    if isinstance(database, Path):
+        sqlite.mark_restored(database, why)
+    else:
+        servers.mark_restored(adapter(database), database, why)
+
+
 def require_unused(database: Database) -> None:
     """E_CONFLICT if a store, or a part of one, is there. Blocks."""
     if isinstance(database, Path):

@@ -7,6 +7,7 @@ Several hosts in the URL are tried in turn for the one that can be written.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
@@ -15,6 +16,7 @@ from keycairn.errors import Code, KeycairnError
 from keycairn.store.database import Server
 from keycairn.store.server import (
     CONNECT_SECONDS,
+    GRACE_SECONDS,
     LOCK,
     LOCK_SECONDS,
     STATEMENT_SECONDS,
@@ -80,6 +82,11 @@ def explain(error: BaseException | None, server: Server) -> KeycairnError:
         if start in _HELP:
             return unavailable(*_HELP[start], sqlstate=state)
     text = str(error).lower()
+    if "pg_hba.conf" in text:
+        return unavailable(
+            "the database takes no connection of this user from here, or none without TLS",
+            "check sslmode in [database] url, and pg_hba.conf on the server",
+        )
     if "password" in text or "authentication" in text:
         return unavailable(*_HELP["28"])
     if "certificate" in text or "ssl" in text:
@@ -104,9 +111,30 @@ class _State(Exception):
         self.sqlstate = sqlstate
 
 
+@cache
+def _connection() -> Any:
+    """The driver's connection, with an end to its patience.
+
+    The server itself ends statements that take too long; a server that stands still (stopped, its
+    disk hanging) doesn't, and its kernel still acknowledges what is sent.
+    """
+    import psycopg
+
+    class Connection(psycopg.Connection[Any]):
+        def wait(self, gen: Any, *args: Any, **words: Any) -> Any:
+            words.setdefault("timeout", STATEMENT_SECONDS + GRACE_SECONDS)
+            try:
+                return super().wait(gen, *args, **words)
+            except psycopg.errors._WaitTimeout as exc:
+                self.close()  # Else the rollback would wait for the same server again.
+                raise psycopg.OperationalError("the server stands still") from exc
+
+    return Connection
+
+
 def _connect(server: Server) -> Any:
     try:
-        import psycopg
+        connection_class = _connection()
     except ImportError as exc:
         raise KeycairnError(
             Code.POLICY,
@@ -136,7 +164,7 @@ def _connect(server: Server) -> Any:
         words["user"] = server.user
     if server.password is not None:
         words["password"] = server.password.reveal().decode("utf-8")
-    connection = psycopg.connect(autocommit=True, **words)
+    connection = connection_class.connect(autocommit=True, **words)
     try:
         _prepare(connection, server)
     except BaseException:

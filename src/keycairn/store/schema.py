@@ -14,7 +14,7 @@ Three kinds of tables:
   its table's digest (:mod:`keycairn.store.integrity`);
 * the integrity tables themselves: ``row_index``, ``digests``, ``audit``;
 * ``document_keys``: a look-up aid that is never trusted (what it finds is checked against the
-  protected document row), and ``meta``: schema version, keyring;
+  protected document row), and ``meta``: schema version, keyring, restore mark;
 * ``presignatures``: secrets under a key that only the running process has. They come and go with
   every signature, their seal is their check, and no copy of the store has them.
 """
@@ -40,13 +40,17 @@ from keycairn.store.types import INNODB, blob, name, text
 
 #: Raised by one with every change of the tables below, together with a step in
 #: :mod:`keycairn.store.migrations` and a fixture in tests/store/fixtures.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _REQUEST = tag("store/request-row")
 
+#: Name in ``meta`` of the restore mark.
+RESTORED = "restored"
+
 metadata = MetaData()
 
-#: Names and opaque values: "schema" (decimal text), "keyring" (belongs to the encryptor).
+#: Names and opaque values: "schema" (decimal text), "keyring" (belongs to the encryptor),
+#: "restored" (why; the node must rejoin before it acts).
 meta = Table(
     "meta",
     metadata,
@@ -206,6 +210,40 @@ bundles = Table(
     Column("version", BigInteger, nullable=False),
 )
 
+#: The chain of state changes (keycairn.vault.fence.history); ``detail`` is canonical CBOR.
+history = Table(
+    "history",
+    metadata,
+    Column("length", BigInteger, primary_key=True, autoincrement=False),
+    Column("era", BigInteger, nullable=False),
+    Column("hash", name(32), nullable=False),
+    Column("kind", text(64), nullable=False),
+    Column("detail", blob(), nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+#: The newest word of each peer about itself, and the head that it names.
+witnesses = Table(
+    "witnesses",
+    metadata,
+    Column("peer", BigInteger, primary_key=True, autoincrement=False),
+    Column("era", BigInteger, nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("head", name(32), nullable=False),
+    Column("body", blob(), nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+#: Batches that peers prove and this node lacks.
+behind = Table(
+    "behind",
+    metadata,
+    Column("batch_id", name(64), primary_key=True),
+    Column("body", blob(), nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
 #: Tables whose rows are indexed and digested, by name.
 PROTECTED: dict[str, Table] = {
     t.name: t
@@ -220,6 +258,9 @@ PROTECTED: dict[str, Table] = {
         ers_keys,
         documents,
         bundles,
+        history,
+        witnesses,
+        behind,
     )
 }
 

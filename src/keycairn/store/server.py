@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -34,6 +35,8 @@ T = TypeVar("T")
 READERS = 4
 #: Seconds: to connect, to wait for another writer, for one statement.
 CONNECT_SECONDS, LOCK_SECONDS, STATEMENT_SECONDS = 10, 30, 120
+#: Seconds more until the driver gives up a server that does not even say that it took too long.
+GRACE_SECONDS = 10
 
 _MAX_KEYRING = 1 << 20
 _NOT_LOST = (
@@ -94,19 +97,19 @@ class ServerStore(ThreadedStore):
     # -- what a database supplies --------------------------------------------------------------
 
     @classmethod
+    @abstractmethod
     def engine(cls, server: Server, size: int, *, writes: bool) -> Engine:
         """A pool of at most ``size`` connections whose transactions write, or read one snapshot."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def explain(error: BaseException | None, server: Server) -> KeycairnError:
         """A driver's error in the operator's words."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def away(error: BaseException | None) -> bool:
         """Whether a driver's error says that there is no connection to the server."""
-        raise NotImplementedError
 
     #: Rows of triggers, rules and the like on our tables, which must not be there.
     strange_objects: str
@@ -324,6 +327,25 @@ def is_empty(adapter: type[ServerStore], server: Server) -> bool:
     try:
         with engine.connect() as conn:
             return not set(inspect(conn).get_table_names()) & set(schema.metadata.tables)
+    except SQLAlchemyError as exc:
+        raise _explained(adapter, server, exc) from exc
+    finally:
+        engine.dispose()
+
+
+def mark_restored(adapter: type[ServerStore], server: Server, why: str) -> None:
+    """Write the restore mark into the store in ``server``; E_NOT_FOUND, E_UNAVAILABLE."""
+    engine = adapter.engine(server, 1, writes=True)
+    meta = schema.meta
+    try:
+        with engine.connect().execution_options(keycairn_bare=True) as conn:
+            with conn.begin():
+                there = meta.name in inspect(conn).get_table_names()
+            if not there:
+                raise _no_store(server)
+            with conn.begin():
+                conn.execute(delete(meta).where(meta.c.name == schema.RESTORED))
+                conn.execute(insert(meta).values(name=schema.RESTORED, value=why.encode()))
     except SQLAlchemyError as exc:
         raise _explained(adapter, server, exc) from exc
     finally:

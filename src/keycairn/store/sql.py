@@ -1,4 +1,4 @@
-"""The Store port in dialect-independent SQL: everything but the keys.
+"""The Store port in dialect-independent SQL: everything but keys and incarnations.
 
 A database adapter subclasses :class:`SqlStore`; :mod:`keycairn.store.core` says what it supplies.
 """
@@ -13,10 +13,8 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 
 from keycairn.errors import Code, KeycairnError
-from keycairn.store import codec, scan, schema
-from keycairn.store.core import rolled_back
-from keycairn.store.integrity import spent
-from keycairn.store.keys import SqlKeys
+from keycairn.store import codec, history, scan, schema
+from keycairn.store.incarnations import SqlIncarnations
 from keycairn.store.transaction import Checked, Reader, Transaction, chunks, damaged_error, mappings
 from keycairn.vault.ports import (
     AnsweredBefore,
@@ -30,42 +28,13 @@ from keycairn.vault.ports import (
 )
 
 
-class SqlStore(SqlKeys):
+class SqlStore(SqlIncarnations):
     """Implements :class:`keycairn.vault.ports.Store` over SQLAlchemy Core."""
 
-    #: Number of the incarnation that this store began, 0 for none.
-    _begun = 0
     #: Rows of ``presignatures`` may exist: this process wrote some.
     _holds_presignatures = False
 
-    # -- incarnations and spends ---------------------------------------------------------------
-
-    async def begin_incarnation(self, incarnation: bytes, at_us: int) -> None:
-        async def work(tx: Transaction) -> int:
-            seq = tx.count(schema.incarnations) + 1
-            row = {"seq": seq, "incarnation": incarnation, "at_us": at_us}
-            await tx.insert(schema.incarnations, [row])
-            await tx.conn.execute(delete(schema.presignatures))
-            tx.begin_spends(incarnation)
-            tx.audit("incarnation.begin", incarnation=incarnation)
-            return seq
-
-        self._begun = await self._write(work, anew=True)
-        self._rolled_back = False
-
-    def _require_newest(self, tx: Transaction, incarnation: bytes) -> None:
-        """Refuse unless the database is as this process left it, for the newest incarnation."""
-        known = self._counters
-        if self._rolled_back or (known and tx.spent_before not in known):
-            if tx.count(schema.incarnations) > self._begun > 0:
-                raise _superseded()
-            self._rolled_back = True
-            raise rolled_back()
-        if tx.spent.total != spent(incarnation).total:
-            raise _superseded()
-        if not known:
-            # A store that began no incarnation itself takes over what it finds.
-            self._counters = {tx.spent_before}
+    # -- spends ---------------------------------------------------------------------------------
 
     async def spend_all(
         self,
@@ -211,8 +180,12 @@ class SqlStore(SqlKeys):
         await self._write(work, hurry=hurry)
 
     async def put_ban(self, row: BanRow) -> None:
+        kind = "ban" if row.lifted_us is None else "unban"
+
         async def work(tx: Transaction) -> None:
-            await tx.replace(schema.bans, codec.ban_to_row(row))
+            old = await tx.replace(schema.bans, codec.ban_to_row(row))
+            if old is None or (old["peer"], old["lifted_us"] is None) != (row.peer, kind == "ban"):
+                await history.add(tx, self._genesis, kind, {"ban": row.ban_id, "peer": row.peer})
             event = "ban.put" if row.lifted_us is None else "ban.lift"
             tx.audit(event, ban=row.ban_id, peer=row.peer, reason=row.reason)
 
@@ -230,7 +203,11 @@ class SqlStore(SqlKeys):
         values = codec.ers_key_to_row(row)
 
         async def work(tx: Transaction) -> None:
-            await tx.replace(schema.ers_keys, values)
+            old = await tx.replace(schema.ers_keys, values)
+            before = "" if old is None else codec.ers_key_from_row(old).state
+            if row.state not in ("challenged", before):
+                detail = {"spki_sha256": row.spki_sha256, "state": row.state}
+                await history.add(tx, self._genesis, "ers_key", detail)
             tx.audit("ers_key.put", spki_sha256=row.spki_sha256, state=row.state)
 
         await self._write(work)
@@ -333,15 +310,6 @@ class SqlStore(SqlKeys):
     async def state_digest(self) -> bytes:
         async with self._lock:
             return await self._read(scan.state_digest)
-
-
-def _superseded() -> KeycairnError:
-    return KeycairnError(
-        Code.QUARANTINED,
-        "this process is not the newest incarnation of the node: it may not sign",
-        not_lost="Key shares are unchanged; the presignature was not used here.",
-        next="stop this process; the node that started last goes on",
-    )
 
 
 def _spent() -> KeycairnError:

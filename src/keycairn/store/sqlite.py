@@ -33,7 +33,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
@@ -46,6 +46,8 @@ from keycairn.vault.sealing import Sealer
 
 _BUSY_MS = 30_000
 _READERS = 2
+#: Where a driver connection's ``info`` says which file it has open.
+_FILE = "keycairn-file"
 _MAX_KEYRING = 1 << 20
 #: Bytes of a file that SQLite's own check reads through at every start.
 _SMALL = 64 << 20
@@ -129,6 +131,14 @@ def _uri(path: Path, mode: str) -> str:
     return f"file:{quote(str(path.absolute()))}?mode={mode}"
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _engine(path: Path, begin: str, size: int) -> Engine:
     engine = create_engine(
         f"sqlite+pysqlite:///{_uri(path, 'rw')}&uri=true",
@@ -138,17 +148,25 @@ def _engine(path: Path, begin: str, size: int) -> Engine:
         connect_args={"check_same_thread": False},
     )
 
-    def on_connect(connection: Any, _: Any) -> None:
+    def on_connect(connection: Any, record: Any) -> None:
+        record.info[_FILE] = _identity(path)
         connection.isolation_level = None  # driver autocommit: only our BEGIN counts
         cursor = connection.cursor()
         for pragma in _PRAGMAS:
             cursor.execute(pragma)
         cursor.close()
 
+    def on_checkout(_: Any, record: Any, __: Any) -> None:
+        # Somebody put another file in this one's place: what is open has lost its name, and SQLite
+        # would write to it no more. A new connection looks at what is there now.
+        if record.info[_FILE] != _identity(path):
+            raise DisconnectionError
+
     def on_begin(connection: Any) -> None:
         connection.exec_driver_sql(begin)
 
     event.listen(engine, "connect", on_connect)
+    event.listen(engine, "checkout", on_checkout)
     event.listen(engine, "begin", on_begin)
     return engine
 
@@ -387,5 +405,23 @@ def write_keyring(path: Path, keyring: bytes, *, replaces: bytes | None = None) 
             db.execute("DELETE FROM meta WHERE name = 'keyring'")
             db.execute("INSERT INTO meta (name, value) VALUES ('keyring', ?)", (keyring,))
             db.execute("COMMIT")
+    except _ERRORS as exc:
+        raise translate(exc) from exc
+
+
+def mark_restored(path: Path, why: str) -> None:
+    """Write the restore mark into the store at ``path``; E_NOT_FOUND, E_UNAVAILABLE."""
+    _prepare_file(path, create=False)
+    try:
+        with contextlib.closing(
+            sqlite3.connect(_uri(path, "rw"), uri=True, isolation_level=None)
+        ) as db:
+            for pragma in _PRAGMAS:
+                db.execute(pragma)
+            db.execute(
+                "INSERT INTO meta (name, value) VALUES (?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                (schema.RESTORED, why.encode()),
+            )
     except _ERRORS as exc:
         raise translate(exc) from exc

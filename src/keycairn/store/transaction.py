@@ -32,8 +32,11 @@ from keycairn.errors import Code, KeycairnError
 from keycairn.store import schema
 from keycairn.store.codec import pack
 from keycairn.store.integrity import AUDIT, SPENT, Digest, Macs, spent
+from keycairn.vault.fence.history import Head
 
 Values = dict[str, Any]
+#: What a transaction held at some point: digests, number of audit records and of changes, history.
+Mark = tuple[dict[str, Digest], int, int, Head | None]
 T = TypeVar("T")
 
 #: Values per IN (...) list; every database takes this many bound parameters.
@@ -240,25 +243,29 @@ class Transaction(Reader):
 
     def __init__(self, conn: Connection, macs: Macs, now_us: int) -> None:
         super().__init__(conn, macs)
-        self._now_us = now_us
+        self.now_us = now_us
         self._digests: dict[str, Digest] = {}
         self._before: dict[str, Digest] = {}
         self._audit: list[Values] = []
         #: Every protected row that was written so far.
         self.changes: list[Change] = []
+        #: Head of the node's history, once it was asked for (:mod:`keycairn.store.history`).
+        self.history: Head | None = None
+        #: Number of the incarnation that this transaction begins, 0 for none.
+        self.begins = 0
 
     async def load(self) -> None:
         """Read the digests (inside the transaction, so that no other writer changes them)."""
         self._digests = await self.digests()
         self._before = dict(self._digests)
 
-    def mark(self) -> tuple[dict[str, Digest], int, int]:
+    def mark(self) -> Mark:
         """A point to :meth:`reset` to, beside a savepoint of the database."""
-        return dict(self._digests), len(self._audit), len(self.changes)
+        return dict(self._digests), len(self._audit), len(self.changes), self.history
 
-    def reset(self, mark: tuple[dict[str, Digest], int, int]) -> None:
+    def reset(self, mark: Mark) -> None:
         """Forget what came after ``mark``."""
-        digests, records, changes = mark
+        digests, records, changes, self.history = mark
         self._digests = dict(digests)
         del self._audit[records:]
         del self.changes[changes:]
@@ -317,9 +324,9 @@ class Transaction(Reader):
         head = self._digests[AUDIT]
         seq = head.count + 1
         packed = pack(detail, "an audit record")
-        link = self.macs.link(head.total, seq, self._now_us, event, packed)
+        link = self.macs.link(head.total, seq, self.now_us, event, packed)
         self._audit.append(
-            {"seq": seq, "at_us": self._now_us, "event": event, "detail": packed, "link": link}
+            {"seq": seq, "at_us": self.now_us, "event": event, "detail": packed, "link": link}
         )
         self._digests[AUDIT] = Digest(AUDIT, seq, link)
 
@@ -336,14 +343,14 @@ class Transaction(Reader):
         for row, entry, weight in zip(full, entries, weights, strict=True):
             self._changed(table, entry["row_key"], row, added=(weight,))
 
-    async def replace(self, table: Table, row: Values) -> bool:
-        """Insert a row or replace that with its primary key; True if it was new."""
+    async def replace(self, table: Table, row: Values) -> Mapping[str, Any] | None:
+        """Insert a row or replace that with its primary key, which is returned."""
         self._mac(table, {**row, "version": 0})  # TypeError for values that no row can hold
         key = {c.name: row[c.name] for c in table.primary_key.columns}
         old = await self.get(table, **key)
         if old is None:
             await self.insert(table, [row])
-            return True
+            return None
         was = old.require()
         new = {**row, "version": was["version"] + 1}
         entry = self._entry(table, new)
@@ -361,7 +368,7 @@ class Transaction(Reader):
         came, went = (self._weight(entry),), (self._weight(was_there),)
         self._account(table, added=came, removed=went)
         self._changed(table, old.key, row, added=came, removed=went)
-        return False
+        return was
 
     async def remove(self, table: Table, **key: Any) -> bool:
         """Delete a row; False if it is not there. A damaged one is removed as well, if its index

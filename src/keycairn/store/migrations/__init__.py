@@ -23,7 +23,7 @@ from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import inspect
 
 from keycairn.store.integrity import Macs
-from keycairn.store.migrations import to_2, to_3
+from keycairn.store.migrations import to_2, to_3, to_4
 from keycairn.store.transaction import Connection
 
 if TYPE_CHECKING:
@@ -55,10 +55,15 @@ class Step:
 STEPS: tuple[Step, ...] = (
     Step(2, to_2.tables, to_2.rows),
     Step(3, to_3.tables, to_3.rows),
+    Step(4, to_4.tables, to_4.rows),
 )
 
 #: Tables that databases of older versions have.
-TABLES: dict[int, frozenset[str]] = {1: to_2.BEFORE, 2: to_3.BEFORE}
+TABLES: dict[int, frozenset[str]] = {
+    1: to_2.BEFORE,
+    2: to_3.BEFORE,
+    3: to_4.BEFORE,
+}
 
 
 def steps_from(found: int) -> tuple[Step, ...]:
