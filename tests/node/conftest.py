@@ -69,6 +69,10 @@ class FakeService:
         self.own(application, key_id)
         return view(key_id)
 
+    async def key_paths(self, application: str, key_id: str) -> list[str]:
+        self.own(application, key_id)
+        return ["m/0"]
+
     async def sign(self, application: str, request: Any) -> list[Signature]:
         self.own(application, request.key_id)
         self.calls.append((application, request))

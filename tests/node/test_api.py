@@ -340,6 +340,7 @@ async def test_T044_nothing_decrypts_and_only_keys_sign(http: httpx.AsyncClient)
         "GET /v1/keys",
         "GET /v1/keys/{key_id}",
         "GET /v1/keys/{key_id}/coverage",
+        "GET /v1/keys/{key_id}/paths",
         "GET /v1/keys/{key_id}/presignatures",
         "GET /v1/presignatures",
         "GET /v1/sessions/{session_id}",

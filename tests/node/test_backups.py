@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,27 @@ async def test_pruning_never_takes_the_last_good_bundle(config: NodeConfig) -> N
         assert Path(good["bundle"]).exists()
 
 
+async def test_r03_pruning_from_a_database_put_back_removes_nothing(config: NodeConfig) -> None:
+    """Which bundles may go is decided by an inventory; this one is older than the node."""
+    config = replace(config, backup=replace(config.backup, keep=Keep(last=1)))
+    assert isinstance(config.database, Path)
+    async with serving(config) as (_, operator):
+        made = [await operator.backup_create() for _ in range(2)]
+        with closing(sqlite3.connect(config.database)) as db:
+            older = db.serialize()
+        made.append(await operator.backup_create())
+        back = config.database.with_name("older.db")
+        back.write_bytes(older)
+        back.chmod(0o600)
+        for suffix in ("-wal", "-shm"):
+            config.database.with_name(config.database.name + suffix).unlink(missing_ok=True)
+        back.replace(config.database)
+        with suppress(KeycairnError):
+            assert (await operator.backup_prune())["pruned"] == []
+        assert all(Path(m["bundle"]).exists() for m in made)
+        assert (await operator.status())["state"] == "QUARANTINED"
+
+
 async def test_pruning_an_unmounted_target_removes_nothing(config: NodeConfig) -> None:
     config = replace(config, backup=replace(config.backup, keep=Keep(last=1)))
     async with serving(config) as (_, operator):
@@ -163,7 +185,7 @@ async def test_a_schedule_makes_bundles_and_prunes_them(
     config: NodeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("keycairn.node.schedule._TICK_SECONDS", 0.01)
-    clock = ManualClock()
+    clock = ManualClock(SystemClock().now_us())  # The node's anchor is of today.
     backup = replace(
         config.backup, schedule=parse_schedule("6h"), jitter_seconds=600, keep=Keep(last=2)
     )

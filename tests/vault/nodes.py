@@ -46,8 +46,11 @@ from keycairn.vault.api import (
     SignItem,
     VaultParameters,
 )
+from keycairn.vault.fence.anchor import MemoryAnchor, first_anchor
+from keycairn.vault.fence.pace import Pace
 from keycairn.vault.sealing import Sealer
 from keycairn.vault.service import NodeService
+from keycairn.vault.signer import IdentitySigner
 from protocols.network import ABORT, Copy, pack
 
 ALL = frozenset({"ecdsa.create", "ecdsa.sign", "schnorr.create", "schnorr.sign", "ers.create"})
@@ -59,12 +62,16 @@ CURVE = {"ecdsa": "secp256k1", "schnorr": "ed25519"}
 
 
 class Clock(SystemClock):
-    """The system's clock, put forward by hand."""
+    """The system's clock, put forward by hand; ``passed`` are seconds that went by on both."""
 
     ahead_us = 0
+    passed = 0
 
     def now_us(self) -> int:
-        return super().now_us() + self.ahead_us
+        return super().now_us() + self.ahead_us + self.passed * 1_000_000
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,9 @@ class Vault:
         self.notes: Callable[[int, int, Any], Iterable[Any] | None] = lambda *_: None
         self.clock = Clock()
         self.rng = SystemRng()
+        # Tests put the clock forward as they like.
+        self.pace = Pace(look=0.05, quiet=0.3, answer=1.0, jump=1e12)
+        self.anchors: dict[int, MemoryAnchor] = {}
         self.services: dict[int, NodeService] = {}
         self.stores: dict[int, SqliteStore] = {}
         self._numbers = itertools.count(1)
@@ -143,6 +153,14 @@ class Vault:
     def documents(self, node: int) -> Path:
         return self.directory(node) / "ers"
 
+    def anchor(self, node: int, identity: Identity) -> MemoryAnchor:
+        """What lies outside of a node's files and outlives its process."""
+        if node not in self.anchors:
+            signer = IdentitySigner(identity, self._pins)
+            first = first_anchor(VAULT, node, signer, self.clock.now_us())
+            self.anchors[node] = MemoryAnchor(first)
+        return self.anchors[node]
+
     async def start(self, node: int) -> NodeService:
         """Start a node, or start it again on the same files."""
         home = self.directory(node)
@@ -158,7 +176,7 @@ class Vault:
         link = self.network.link(node) if fresh else self.network.replace(node)
         service = NodeService(
             parameters, identity, store, DocumentDirectory(self.documents(node)), link, self.clock,
-            self.rng,
+            self.rng, anchor=self.anchor(node, identity), pace=self.pace,
         )  # fmt: skip
         self.services[node], self.stores[node] = service, store
         await service.start()

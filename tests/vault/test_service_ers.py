@@ -98,7 +98,10 @@ async def test_an_expired_or_removed_key_is_not_allowed_any_more(
     vault.clock.ahead_us = 0
     assert (await vault.document([key], recovery_key)).result
     sha = hashlib.sha256(spki_of(recovery_key)).hexdigest()
-    await vault.services[2].ers_key_remove(sha)
+    only = await refused(vault.services[2].ers_key_remove(sha))
+    assert only.code is Code.CONFLICT
+    assert only.detail["keys"] == [key.key_id]
+    await vault.services[2].ers_key_remove(sha, force=True)
     assert (await vault.document([key], recovery_key)).codes[2] is Code.KEY_NOT_ALLOWED
     assert await vault.services[2].ers_key_list() == []
     assert (await refused(vault.services[2].ers_key_remove("0" * 64))).code is Code.NOT_FOUND

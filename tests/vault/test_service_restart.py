@@ -146,3 +146,24 @@ async def test_coverage_lists_all_keys_however_many(
         rows = await vault.services[1].coverage(APP, None)
         assert {row["key_id"] for row in rows} == made
         assert len(await vault.services[1].ers_status(APP, None)) == 5
+
+
+async def test_a_setup_begun_with_a_dead_incarnation_holds_up_none_with_the_next(
+    open_vault: Vault,
+) -> None:
+    """The connection stays, as at a rejoin; the peer waits for what will never come."""
+    vault = open_vault
+    key = await vault.key("ecdsa")
+    assert (await vault.sign(key, (1, 2))).result
+    lost = "setup/1-2/" + "00" * 16
+    await vault.services[1]._exchange.send(2, SetupInvite(lost))
+    await eventually(lambda: _is(vault.services[2]._setups._making.get(1) == lost))
+    service = vault.services[1]
+    service.fence.quarantine("clock", "a test")
+    await service.rejoin(without_witnesses=False)
+    await eventually(lambda: has_setup(vault, 2, 1), 2.0)
+    assert (await vault.sign(key, (1, 2))).result
+
+
+async def _is(condition: bool) -> bool:
+    return condition

@@ -119,6 +119,11 @@ def build_api(
         view = await of_key(key_id, lambda: service.show_key(application, key_id, path))
         return JSONResponse(key_json(view))
 
+    @app.get("/v1/keys/{key_id}/paths", summary="The derivation paths in use that are known here")
+    async def key_paths(key_id: str, application: who) -> JSONResponse:
+        found = await of_key(key_id, lambda: service.key_paths(application, key_id))
+        return JSONResponse({"key_id": key_id, "paths": list(found)})
+
     @app.post(
         "/v1/keys/{key_id}/sign",
         summary="Sign a digest or a message, or up to 100 of them",

@@ -30,8 +30,10 @@ from keycairn.node.evidence import Evidence
 from keycairn.node.logs import logger
 from keycairn.node.points import Points
 from keycairn.node.schedule import Scheduler
+from keycairn.node.storage import database_of
 from keycairn.node.views import bundle_json
 from keycairn.ports import Clock, Rng
+from keycairn.store.database import Server
 from keycairn.vault.api import Identity
 from keycairn.vault.hold import CreationHold
 from keycairn.vault.ports import BundleRow, KeyRow, Store
@@ -54,7 +56,9 @@ class NodeBackups:
         rng: Rng,
         unreadable: set[str],
         hold: CreationHold | None = None,
+        require_active: Callable[[], None] = lambda: None,
     ) -> None:
+        self._require_active = require_active
         self._config = config
         self._store = store
         self._identity = identity
@@ -67,7 +71,13 @@ class NodeBackups:
         self.schedule = Scheduler(
             backup.schedule, backup.jitter_seconds, clock, rng, self._good, self._scheduled
         )
-        self.points = Points(hold or CreationHold(), self.create, self._newest_point)
+        self.points = Points(
+            hold or CreationHold(),
+            self.create,
+            self._newest_point,
+            busy=self.guard.locked,
+            led=self._led_by,
+        )
 
     def use(self, config: NodeConfig) -> None:
         """From now on it is this configuration: the encryptor was rotated."""
@@ -97,6 +107,8 @@ class NodeBackups:
         return made
 
     async def _create(self, point: Point | None, taken: Callable[[], None]) -> dict[str, Any]:
+        # A bundle of a node that is QUARANTINED would be a copy of a database that was put back.
+        self._require_active()
         backup = self._config.backup
         if not backup.targets or not backup.recipients:
             raise KeycairnError(
@@ -110,7 +122,7 @@ class NodeBackups:
             began = self._clock.monotonic()
             made = await create_bundles(
                 self._store,
-                BundleInputs(self._config.file, self._forbidden()),
+                await asyncio.to_thread(self._inputs),
                 backup.targets,
                 identity=self._identity,
                 recipients=backup.recipients,
@@ -146,14 +158,27 @@ class NodeBackups:
             }
         )
 
+    def _inputs(self) -> BundleInputs:
+        config = self._config
+        server = None
+        if config.backup.server_dump:
+            server = database_of(config)
+        return BundleInputs(
+            config.file, self._forbidden(), server if isinstance(server, Server) else None
+        )
+
     def _forbidden(self) -> tuple[SecretBytes, ...]:
         # A bundle that held the master secret beside the data it opens would be no backup but a
         # leak. It is looked for as bytes and as hexadecimal text, wherever it came from.
-        try:
+        found: list[SecretBytes] = []
+        # The secrets may be kept away while the node runs.
+        with suppress(KeycairnError):
             secret = read_secret(self._config.encryptor).reveal()
-        except KeycairnError:
-            return ()  # The secret may be kept away while the node runs.
-        return (SecretBytes(secret), SecretBytes(secret.hex().encode("ascii")))
+            found += [SecretBytes(secret), SecretBytes(secret.hex().encode("ascii"))]
+        if self._config.database_password is not None:
+            with suppress(KeycairnError):
+                found.append(read_secret(self._config.database_password))
+        return tuple(found)
 
     async def watch(self, documents: Callable[[bool], Awaitable[Sequence[str]]]) -> None:
         """Look at all evidence for as long as the node runs: often whether files were touched, now
@@ -199,11 +224,18 @@ class NodeBackups:
         with suppress(KeycairnError):  # Said when asked for; the bundle is made.
             await self.prune(dry_run=False)
 
+    async def _led_by(self, peer: int) -> None:
+        """A peer's point made this node write a bundle: a peer must not fill the targets."""
+        logger().info("backup point", peer=peer)
+        await self.prune(dry_run=False)
+
     async def prune(self, *, dry_run: bool) -> dict[str, Any]:
         """Remove what ``[backup] keep`` doesn't keep (:mod:`keycairn.backup.retention`).
 
         Each target is judged alone; one that is away loses nothing, and is in ``failed``.
         """
+        if not dry_run:
+            self._require_active()
         async with self.guard:
             keys = (await read_inventory(self._store)).keys
             wanted = {k: (held.generation, held.record_hash) for k, held in keys.items()}
@@ -221,7 +253,13 @@ class NodeBackups:
                     chosen = await asyncio.to_thread(
                         choose, rows, self._config.backup.keep, wanted, self.evidence.is_good
                     )
-                    for row in () if dry_run else chosen.pruned:
+                    pruned = () if dry_run else chosen.pruned
+                    if pruned:
+                        # Not from an inventory that was put back: a write finds that out.
+                        names = [row.sha256 for row in pruned]
+                        await self._store.audit("backup.prune", {"bundles": names})
+                    for row in pruned:
+                        self._require_active()
                         # The file first: a receipt without its file is found out and dropped.
                         await asyncio.to_thread(target.remove, row.location)
                         await self.evidence.drop(row)

@@ -23,9 +23,11 @@ from keycairn.backup.targets import target_of
 from keycairn.curves import ED25519
 from keycairn.encryptors import EncryptorConfig, section_config
 from keycairn.errors import Code, KeycairnError
+from keycairn.node.ers_sinks import sink_of
 from keycairn.node.files import require_private
 from keycairn.node.tables import Table, read_toml
 from keycairn.store.database import Database, parse_database
+from keycairn.vault.points import PeerPoints
 from keycairn.vault.policy import DEFAULT_REQUIRE, parse, parse_gate, require_satisfiable
 
 #: Switches of [operations.*] that this version knows.
@@ -109,6 +111,25 @@ class Backup:
     jitter_seconds: int
     require: str
     gate: tuple[str, ...]
+    server_dump: bool = False
+    peer_points: PeerPoints = field(default_factory=PeerPoints)
+
+
+@dataclass(frozen=True)
+class Ers:
+    """Emergency recovery: which RSA keys, where documents lie and go, what is watched.
+
+    ``automatic``: documents are made for new keys if the policy names ``ers``. ``sinks`` as in
+    :func:`keycairn.node.ers_sinks.sink_of`, relative paths made absolute.
+    """
+
+    allowed: tuple[str, ...]
+    store: Path
+    automatic: bool = True
+    sinks: tuple[str, ...] = ()
+    sink_token_file: Path | None = None
+    attest_days: int = 180
+    verify_hours: int = 168
 
 
 @dataclass(frozen=True)
@@ -160,8 +181,7 @@ class NodeConfig:
     management: Address
     applications: tuple[Application, ...]
     operations: frozenset[str]
-    ers_allowed: tuple[str, ...]
-    ers_store: Path
+    ers: Ers
     export_enabled: bool
     export_allowed: tuple[str, ...]
     backup: Backup
@@ -173,6 +193,11 @@ class NodeConfig:
     def home(self) -> Path:
         """The directory of node.toml; relative paths start there."""
         return self.file.parent
+
+    @property
+    def ers_store(self) -> Path:
+        """Directory of the ERS documents."""
+        return self.ers.store
 
     @property
     def players(self) -> tuple[int, ...]:
@@ -221,7 +246,8 @@ def judged(table: Table, read: Callable[[Any], T], value: Any) -> T:
     try:
         return read(value)
     except KeycairnError as exc:
-        table.bad(exc.message.removeprefix("[backup] "), code=exc.code, hint=exc.next)
+        what = exc.message.removeprefix("[backup] ").removeprefix("[ers] ")
+        table.bad(what, code=exc.code, hint=exc.next)
 
 
 class _Reader:
@@ -243,7 +269,7 @@ class _Reader:
         identity = self.path(player.text("identity_key_file"))
         player.finish()
         export_enabled, export_allowed = self.export()
-        ers_allowed, ers_store = self.ers()
+        ers = self.ers()
         anchor = root.table("anchor")
         anchor_directory = self.path(anchor.text("directory", "anchor"))
         anchor.finish()
@@ -269,8 +295,7 @@ class _Reader:
             management=self.management(),
             applications=self.applications(),
             operations=self.operations(),
-            ers_allowed=ers_allowed,
-            ers_store=ers_store,
+            ers=ers,
             export_enabled=export_enabled,
             export_allowed=export_allowed,
             backup=self.backup(),
@@ -290,6 +315,8 @@ class _Reader:
                 f"[vault] `threshold` must be between 1 and {players - 1}: "
                 f"threshold + 1 of the {players} players sign"
             )
+        if config.backup.server_dump and isinstance(config.database, Path):
+            self.root.bad("[backup] `server_dump` is for a database on a server; this is a file")
         # Said at the start, and not first when somebody wants a key.
         require_satisfiable(parse(config.backup.require), players, config.threshold)
 
@@ -473,12 +500,28 @@ class _Reader:
             )
         return Presignatures(storage, target, low_water)
 
-    def ers(self) -> tuple[tuple[str, ...], Path]:
+    def ers(self) -> Ers:
         table = self.root.table("ers")
-        allowed = table.texts("allowed")
-        store = self.path(table.text("store", "ers"))
+        token = table.optional("sink_token_file")
+        ers = Ers(
+            allowed=table.texts("allowed"),
+            store=self.path(table.text("store", "ers")),
+            automatic=table.flag("automatic", True),
+            sinks=tuple(judged(table, self.sink, text) for text in table.texts("sinks")),
+            sink_token_file=None if token is None else self.path(token),
+            attest_days=table.integer("attest_days", 180, low=1, high=3650),
+            verify_hours=table.integer("verify_hours", 168, low=1, high=8760),
+        )
         table.finish()
-        return allowed, store
+        if len(set(ers.sinks)) != len(ers.sinks):
+            table.bad("names a sink twice")
+        if ers.store in map(Path, ers.sinks):
+            table.bad("names its own `store` as a sink: a copy must lie elsewhere")
+        return ers
+
+    def sink(self, text: str) -> str:
+        sink_of(text, self.home)
+        return text if "://" in text else str(self.path(text))
 
     def export(self) -> tuple[bool, tuple[str, ...]]:
         table = self.root.table("export")
@@ -502,6 +545,11 @@ class _Reader:
         schedule = table.optional("schedule")
         jitter = table.integer("jitter_seconds", 300, low=0, high=86_400)
         keep = judged(table, read_keep, table.value("keep", 10))
+        peer_points = PeerPoints(
+            table.flag("points_from_peers"),
+            table.integer("point_interval_seconds", 3600, low=10, high=30 * 86_400),
+        )
+        server_dump = table.flag("server_dump")
         policy = table.table("policy")
         require = policy.text("require", DEFAULT_REQUIRE)
         gate = policy.texts("gate", ("address", "sign"))
@@ -511,6 +559,8 @@ class _Reader:
         parse_gate(gate)
         if recipients and not targets:
             table.bad("names `recipients` but no `targets` to write bundles to")
+        if peer_points.allowed and not recipients:
+            table.bad("sets `points_from_peers`, but no bundle can be made without `recipients`")
         if schedule is not None and not recipients:
             table.bad(
                 "sets `schedule`, but no bundle can be made without `targets` and `recipients`"
@@ -525,6 +575,8 @@ class _Reader:
             jitter_seconds=jitter,
             require=require,
             gate=gate,
+            peer_points=peer_points,
+            server_dump=server_dump,
         )
 
     def limits(self) -> Limits:

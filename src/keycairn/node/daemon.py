@@ -16,10 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keycairn import __version__
 from keycairn.links.tls import PeerAddress, TlsLink
+from keycairn.node.anchor import AnchorFile
 from keycairn.node.api import build_api
 from keycairn.node.backups import NodeBackups
 from keycairn.node.config import NodeConfig
 from keycairn.node.encryptor import NodeEncryptor
+from keycairn.node.ers_watch import ErsWatch
 from keycairn.node.files import require_private, write_private
 from keycairn.node.hardening import harden_process
 from keycairn.node.http import Edge
@@ -34,6 +36,8 @@ from keycairn.ports.crash import VARIABLE, crash_at, no_crash
 from keycairn.ports.system import SystemClock, SystemRng
 from keycairn.store.documents import DocumentDirectory
 from keycairn.vault.api import Identity, VaultParameters
+from keycairn.vault.fence import State
+from keycairn.vault.fence.keeper import UNATTENDED, Fence, Standing
 from keycairn.vault.policy import parse, warnings_for
 from keycairn.vault.ports import Store
 from keycairn.vault.service import NodeService
@@ -47,7 +51,10 @@ def run_node(config: NodeConfig) -> None:
     """Run the node until SIGTERM or SIGINT; returns after a graceful shutdown.
 
     Prints one line on standard output when it can take requests:
-    ``{"event":"ready","node":1,"api":"http://127.0.0.1:8080"}``.
+    ``{"event":"ready","node":1,"api":"http://127.0.0.1:8080"}``. A node that listens and may not
+    act says ``waiting`` or ``quarantined`` instead, with ``cause``, ``why``, ``next`` and
+    ``rejoins`` (whether it rejoins by itself once all peers answer), and ``ready`` when it has
+    become active.
 
     Raises:
         KeycairnError: when it can't start; the text says what to do.
@@ -64,17 +71,37 @@ async def _run(config: NodeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(_on_signal, stop, number))
     loop.set_exception_handler(_on_stray)
-    async with serve_node(config, SystemClock(), SystemRng(), stop.set):
+    async with serve_node(config, SystemClock(), SystemRng(), stop.set) as service:
         # A hundred thousand objects of imported modules live as long as the process. A full
         # collection over them stops every thread for 60 ms and more, in the middle of requests.
         gc.collect()
         gc.freeze()
-        ready = {"event": "ready", "node": config.index, "api": config.api.url}
-        print(json.dumps(ready, separators=(",", ":")), flush=True)
-        logger().info("ready", listen=config.api.url, version=__version__)
+        say = partial(_say_standing, config, service.fence)
+        service.fence.on_standing(say)
+        say(service.fence.standing)
         await stop.wait()
         logger().info("stopping")
     logger().info("stopped")
+
+
+def _say_standing(config: NodeConfig, fence: Fence, standing: Standing) -> None:
+    """One line on standard output for whoever started this process, one in the log."""
+    line: dict[str, object] = {"event": "ready", "node": config.index}
+    if standing.state is State.ACTIVE:
+        line["api"] = config.api.url
+        logger().info("ready", listen=config.api.url, version=__version__)
+    else:
+        line |= {
+            "event": standing.state.value.lower(),
+            "cause": standing.cause,
+            "why": standing.why,
+            "next": fence.next_step(),
+            "rejoins": standing.state is State.QUARANTINED and standing.cause in UNATTENDED,
+        }
+        logger().warning(
+            "standing", state=standing.state.value, why=standing.why, next=fence.next_step()
+        )
+    print(json.dumps(line, separators=(",", ":")), flush=True)
 
 
 @asynccontextmanager
@@ -96,14 +123,35 @@ async def serve_node(
         stack.push_async_callback(service.stop)
         await _say_findings(config, service)
         backups = NodeBackups(
-            config, store, identity, clock, rng, service.unreadable, service.creation
+            config,
+            store,
+            identity,
+            clock,
+            rng,
+            service.unreadable,
+            service.creation,
+            service.fence.require_active,
         )
         await backups.evidence.first()
         watch = asyncio.create_task(backups.watch(service.check_documents))
         stack.callback(watch.cancel)
+        ers = ErsWatch(
+            service.documents,
+            service.ers_keys,
+            clock,
+            home=config.home,
+            store=config.ers.store,
+            data=config.data_directory,
+            sinks=config.ers.sinks,
+            token_file=config.ers.sink_token_file,
+            verify_seconds=config.ers.verify_hours * 3600,
+        )
+        watched = asyncio.create_task(ers.run())
+        stack.callback(watched.cancel)
         scheduled = asyncio.create_task(backups.schedule.run())
         stack.callback(scheduled.cancel)
         stack.push_async_callback(backups.points.stop)
+        backups.points.join(service.points, config.backup.peer_points, config.index)
         token = stack.enter_context(_token(config, rng))
         api = build_api(
             service,
@@ -117,6 +165,7 @@ async def serve_node(
             node=config.index,
             token=token,
             backups=backups,
+            ers=ers,
             encryption=NodeEncryptor(
                 config,
                 store,
@@ -175,6 +224,7 @@ async def _start_service(
         link,
         clock,
         rng,
+        anchor=AnchorFile(config.anchor),
         crash=_crash_hook(config),
     )
     try:
@@ -198,11 +248,14 @@ def parameters(config: NodeConfig, pins: dict[int, bytes]) -> VaultParameters:
         operations=config.operations,
         policy=config.backup.require,
         gate=config.backup.gate,
-        ers_allowed=config.ers_allowed,
+        ers_allowed=config.ers.allowed,
+        ers_automatic=config.ers.automatic,
+        ers_attest_days=config.ers.attest_days,
         presignature_storage=config.presignatures.storage,
         presignature_target=config.presignatures.target,
         presignature_low_water=config.presignatures.low_water,
         test_profile=config.profile == "test",
+        config_file=str(config.file),
     )
 
 

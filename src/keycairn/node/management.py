@@ -28,6 +28,7 @@ from keycairn.node.models import (
     PointBody,
     PruneBody,
     RegisterBody,
+    RejoinBody,
     RotateBody,
 )
 from keycairn.node.points import Points
@@ -69,6 +70,16 @@ class Backups(Protocol):
     def points(self) -> Points: ...
 
 
+class Emergency(Protocol):
+    """Looks after this node's recovery documents."""
+
+    async def findings(self) -> Sequence[dict[str, Any]]: ...
+
+    async def state(self) -> dict[str, Any]:
+        """What metrics say (:class:`keycairn.node.ers_watch.ErsWatch`)."""
+        ...
+
+
 class Encryption(Protocol):
     """Looks after this node's encryptor."""
 
@@ -90,6 +101,7 @@ def build_management(
     metrics: Metrics,
     shutdown: Callable[[], None],
     encryption: Encryption | None = None,
+    ers: Emergency | None = None,
     places: Sequence[Path] = (),
 ) -> FastAPI:
     """The FastAPI application for one node's operator.
@@ -102,6 +114,7 @@ def build_management(
         metrics: are rendered.
         shutdown: stops the node.
         encryption: looks after the encryptor; None: its routes are not there.
+        ers: looks after recovery documents; None: nothing is said of them.
         places: directories that need free space.
     """
 
@@ -126,8 +139,14 @@ def build_management(
     async def status() -> JSONResponse:
         state = await service.status()
         low = await asyncio.to_thread(low_space, places)
-        kept = await backups.findings()
+        kept = [*await backups.findings(), *(await ers.findings() if ers is not None else ())]
         return JSONResponse(plain({**state, "findings": [*state["findings"], *low, *kept]}))
+
+    @app.post("/v1/rejoin", openapi_extra=body_schema(RejoinBody))
+    async def rejoin(request: Request) -> JSONResponse:
+        body = await read_body(request, RejoinBody, max_bytes=_BODY)
+        made = await service.rejoin(without_witnesses=body.without_witnesses)
+        return JSONResponse(plain(made))
 
     @app.get("/v1/peers")
     async def peers() -> JSONResponse:
@@ -180,9 +199,13 @@ def build_management(
         await read_body(request, EmptyBody, max_bytes=_BODY)
         return JSONResponse(plain(await service.ers_key_attest(sha256)))
 
+    @app.get("/v1/ers")
+    async def ers_state() -> JSONResponse:
+        return JSONResponse(plain({} if ers is None else await ers.state()))
+
     @app.delete("/v1/ers/keys/{sha256}")
-    async def ers_key_remove(sha256: spki_hash) -> JSONResponse:
-        await service.ers_key_remove(sha256)
+    async def ers_key_remove(sha256: spki_hash, force: bool = False) -> JSONResponse:
+        await service.ers_key_remove(sha256, force)
         return JSONResponse({"removed": sha256, "nodes": [node]})
 
     @app.post("/v1/backups", openapi_extra=body_schema(EmptyBody))
@@ -231,6 +254,8 @@ def build_management(
     @app.get("/metrics")
     async def metrics_text() -> Response:
         metrics.backups(await backups.schedule.state())
+        if ers is not None:
+            metrics.ers(await ers.state())
         body, kind = metrics.render(
             await service.health(),
             await service.peers(),

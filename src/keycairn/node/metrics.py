@@ -84,6 +84,70 @@ class Metrics:
             "When a bundle could not be made, if none was made since; else 0",
             registry=self._registry,
         )
+        self._ers_keys = Gauge(
+            "keycairn_ers_keys",
+            "Active keys by the status of their recovery documents at this node",
+            ("status",),
+            registry=self._registry,
+        )
+        self._ers_age = Gauge(
+            "keycairn_ers_verified_age_seconds",
+            "Time since the recovery document that was verified longest ago was; 0 without any",
+            registry=self._registry,
+        )
+        self._ers_unsound = Gauge(
+            "keycairn_ers_unsound_documents",
+            "Stored recovery documents whose proof did not hold at the last check",
+            registry=self._registry,
+        )
+        self._ers_beside = Gauge(
+            "keycairn_ers_private_keys_beside_documents",
+            "RSA private keys found where recovery documents lie",
+            registry=self._registry,
+        )
+        self._ers_attested = Gauge(
+            "keycairn_ers_key_attested_timestamp_seconds",
+            "When the owner of an allowed RSA key last showed that it can decrypt; 0 for never",
+            ("rsa_spki_sha256",),
+            registry=self._registry,
+        )
+        self._ers_overdue = Gauge(
+            "keycairn_ers_key_attestation_overdue",
+            "1 if that is longer ago than [ers] attest_days, or never was",
+            ("rsa_spki_sha256",),
+            registry=self._registry,
+        )
+        sink = ("sink", "kind")
+        self._sink_waiting = Gauge(
+            "keycairn_ers_sink_waiting",
+            "Recovery documents that a sink has not taken, by its number in [ers] sinks",
+            sink,
+            registry=self._registry,
+        )
+        self._sink_failing = Gauge(
+            "keycairn_ers_sink_failing",
+            "1 if the last delivery or check at the sink failed",
+            sink,
+            registry=self._registry,
+        )
+        self._sink_age = Gauge(
+            "keycairn_ers_sink_checked_age_seconds",
+            "Time since the document that was read back longest ago was; 0 without any",
+            sink,
+            registry=self._registry,
+        )
+        self._sink_failures = Counter(
+            "keycairn_ers_sink_failures",
+            "Deliveries and checks that failed since the start",
+            sink,
+            registry=self._registry,
+        )
+        self._sink_lost = Counter(
+            "keycairn_ers_sink_lost",
+            "Delivered documents that were gone or damaged at a check since the start",
+            sink,
+            registry=self._registry,
+        )
         self._counted: dict[str, int] = {}
 
     def request(self, listener: str, method: str, route: str, status: int, seconds: float) -> None:
@@ -103,6 +167,28 @@ class Metrics:
         self._bundle_failures.inc(self._since("failures", state["failures"]))
         failure = state["failure"]
         self._bundle_failed_at.set(0 if failure is None else failure["at_us"] // 1_000_000)
+
+    def ers(self, state: Mapping[str, Any]) -> None:
+        """Take over what :class:`keycairn.node.ers_watch.ErsWatch` says."""
+        for status, count in state["keys"].items():
+            self._ers_keys.labels(status.lower()).set(count)
+        self._ers_age.set(state["verified_age_seconds"] or 0)
+        self._ers_unsound.set(state["unsound"])
+        self._ers_beside.set(state["private_keys_beside"])
+        self._ers_attested.clear()
+        self._ers_overdue.clear()
+        for key in state["rsa_keys"]:
+            name = key["rsa_spki_sha256"]
+            self._ers_attested.labels(name).set((key["attested_us"] or 0) // 1_000_000)
+            self._ers_overdue.labels(name).set(key["attestation"] != "good")
+        for sink in state["sinks"]:
+            labels = (str(sink["number"]), sink["kind"])
+            self._sink_waiting.labels(*labels).set(sink["waiting"])
+            self._sink_failing.labels(*labels).set(sink["failing"])
+            self._sink_age.labels(*labels).set(sink["checked_age_seconds"] or 0)
+            for what, counter in (("failures", self._sink_failures), ("lost", self._sink_lost)):
+                name = f"ers sink {sink['number']} {what}"
+                counter.labels(*labels).inc(self._since(name, sink[what]))
 
     def render(
         self,

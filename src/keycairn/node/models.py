@@ -177,6 +177,9 @@ class CreateDocumentBody(SessionBody):
     rsa_spki: Hex = Field(max_length=4096, description="SubjectPublicKeyInfo DER, hexadecimal")
     params: Literal["fast", "balanced", "compact"] = "balanced"
     label: str = Field(default="", max_length=256)
+    partial: bool = Field(
+        default=False, description="t+1 holders or more may do; no policy counts such a document"
+    )
 
     def request(self) -> CreateDocument:
         if len(set(self.key_ids)) != len(self.key_ids):
@@ -184,7 +187,8 @@ class CreateDocumentBody(SessionBody):
                 Code.MALFORMED, "key_ids names a key twice", detail={"field": "key_ids"}
             )
         spki = decode_hex(self.rsa_spki, what="rsa_spki")
-        return CreateDocument(self.names(), tuple(self.key_ids), spki, self.params, self.label)
+        keys = tuple(self.key_ids)
+        return CreateDocument(self.names(), keys, spki, self.params, self.label, self.partial)
 
 
 class ErsKeyBody(_Body):
@@ -208,9 +212,9 @@ class RotateBody(_Body):
 
 
 class PointBody(_Body):
-    """One step of a backup point."""
+    """One step of a backup point, or all of them at all nodes over the links."""
 
-    step: Literal["hold", "take", "release", "result"]
+    step: Literal["lead", "hold", "take", "release", "result"]
     number: int | None = Field(default=None, ge=1, le=1 << 53)
     id: Hex | None = Field(default=None, min_length=32, max_length=32)
     seconds: int | None = Field(default=None, ge=1, le=20)
@@ -227,6 +231,12 @@ class RegisterBody(_Body):
 
     location: str = Field(min_length=1, max_length=4096)
     dump: bool = False
+
+
+class RejoinBody(_Body):
+    """Leave quarantine."""
+
+    without_witnesses: bool = False
 
 
 class EmptyBody(_Body):

@@ -74,6 +74,9 @@ def ers_key_json(view: ErsKeyView, node: int) -> dict[str, Any]:
         "nodes": [node],
         "added": view.added_us,
         "attested_at": view.attested_us,
+        "attested_days": view.attested_days,
+        "attestation": view.attestation,
+        "rsa_spki": view.spki.hex() or None,
         "expires": view.expires_us,
         "origin": view.origin,
     }

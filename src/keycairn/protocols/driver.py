@@ -322,6 +322,10 @@ class _Runner:
         self, kind: int, body: Callable[[int], bytes], signature: bytes = b""
     ) -> None:
         for peer in self.peers:
+            failure = self.box.failure
+            if failure is not None and failure.code is Code.QUARANTINED:
+                # The node was fenced while a step was at work: its result stays here.
+                raise failure
             frame = Frame(
                 session.WIRE_VERSION,
                 self.spec.route,

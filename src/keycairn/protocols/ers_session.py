@@ -80,7 +80,8 @@ def make_document(
     keys: Sequence[KeyShare],
     paths: Mapping[str, Sequence[str]] | None = None,
 ) -> Protocol[ErsOutput]:
-    """Make the document of ``keys``; the players of the session are all their holders.
+    """Make the document of ``keys``; the players of the session are all their holders, or enough
+    of them to recover (t+1): then it is a partial document, and the caller's business.
 
     Args:
         rsa: the recovery key, looked up on this node's own allow-list (R-31).
@@ -157,9 +158,10 @@ def _check(party: Party, params: ErsParams, rsa: RsaPublicKey, keys: Sequence[Ke
     ):
         raise KeycairnError(Code.MALFORMED, "keys do not fit the session's parameters")
     for k in keys:
-        if k.record.holders != party.players:
+        holders = k.record.holders
+        if not set(party.players) <= set(holders) or len(party.players) <= k.record.threshold:
             raise KeycairnError(
                 Code.BAD_INDEX,
-                "all holders of every key take part in its document",
+                "only holders take part in a key's document, and t+1 of them or more",
                 detail={"key": k.record.key_id, "holders": list(k.record.holders)},
             )

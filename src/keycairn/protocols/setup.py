@@ -209,8 +209,9 @@ class PairSetup:
         raise Abort(
             Code.UNAVAILABLE,
             f"the pairwise setup with player {self.peer} has ended",
-            next="keycairn node peers",
-            detail={"peer": self.peer},
+            not_lost="Nothing was signed by this request.",
+            next="repeat the request; if it happens again: keycairn node peers",
+            detail={"peer": self.peer, "setup_ended": True},
         )
 
 

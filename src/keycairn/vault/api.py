@@ -74,13 +74,18 @@ class Sign:
 
 @dataclass(frozen=True)
 class CreateDocument:
-    """Make one ERS document for ``key_ids``; ``players`` are all their holders."""
+    """Make one ERS document for ``key_ids``; ``players`` are all their holders.
+
+    ``partial``: t+1 holders or more may do. Such a document recovers the keys; no policy counts
+    it.
+    """
 
     names: SessionNames
     key_ids: tuple[str, ...]
     rsa_spki: bytes
     params: str = "balanced"
     label: str = ""
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,12 @@ class DocumentResult:
 
 @dataclass(frozen=True)
 class ErsKeyView:
-    """An ERS key on this node's allow-list."""
+    """An ERS key on this node's allow-list.
+
+    ``attestation`` says how fresh its owner's proof of possession is: "good", "overdue" or
+    "never"; ``attested_days`` is its age. ``spki`` (DER) is empty where the configuration names
+    only the hash.
+    """
 
     rsa_spki_sha256: str
     bits: int
@@ -146,6 +156,9 @@ class ErsKeyView:
     attested_us: int | None
     expires_us: int | None
     origin: str  # "config" | "runtime"
+    attestation: str = "never"
+    attested_days: int | None = None
+    spki: bytes = b""
 
 
 class Service(Protocol):
@@ -164,6 +177,10 @@ class Service(Protocol):
 
     async def show_key(self, application: str, key_id: str, path: str | None) -> KeyView:
         """A key, or its child at ``path``, which is noted in the ledger if addresses are shown."""
+        ...
+
+    async def key_paths(self, application: str, key_id: str) -> Sequence[str]:
+        """The derivation paths that this node knows to be in use."""
         ...
 
     async def sign(self, application: str, request: Sign) -> Sequence[Signature]:
@@ -193,7 +210,8 @@ class Service(Protocol):
     ) -> DocumentResult: ...
 
     async def ers_status(self, application: str, key_id: str | None) -> Sequence[dict[str, Any]]:
-        """Per key: key_id, status (NONE|PARTIAL|COMPLETE|STALE), parts, have."""
+        """Per key: key_id, status (NONE|PARTIAL|COMPLETE|STALE), parts, have, players, why,
+        rsa_keys (under which a complete document of now is here)."""
         ...
 
     async def coverage(self, application: str, key_id: str | None) -> Sequence[dict[str, Any]]:
@@ -213,7 +231,10 @@ class Service(Protocol):
 
     async def ers_key_confirm(self, answers: Mapping[str, Any]) -> ErsKeyView: ...
 
-    async def ers_key_remove(self, spki_sha256: str) -> None: ...
+    async def ers_key_remove(self, spki_sha256: str, force: bool = False) -> None:
+        """Retire an ERS key. E_CONFLICT if some key has its only document under it, unless
+        ``force``."""
+        ...
 
     async def ers_key_list(self) -> Sequence[ErsKeyView]: ...
 
@@ -222,7 +243,8 @@ class Service(Protocol):
         ...
 
     async def status(self) -> dict[str, Any]:
-        """state, why, incarnation, head, vault, node, version, pending (batches), findings."""
+        """state, cause, why, next, answers, answers_needed, anchor_us, incarnation, head (era,
+        length, hash), vault, node, version, pending (batches), findings."""
         ...
 
     async def peers(self) -> Sequence[dict[str, Any]]:
@@ -236,6 +258,10 @@ class Service(Protocol):
 
         Returns: peer, lifted (ids of the bans that this call lifted), banned, refresh (ids of
         the keys whose shares the peer may know bits of)."""
+        ...
+
+    async def rejoin(self, *, without_witnesses: bool) -> dict[str, Any]:
+        """Leave quarantine in a new era; see :mod:`keycairn.vault.fence.rejoin`."""
         ...
 
     async def health(self) -> dict[str, Any]:
@@ -263,7 +289,10 @@ class VaultParameters:
     presignature_target: int = 32  # for each key and signer set in use; 0: none are kept
     presignature_low_water: int = 8  # below it they are made even while requests run
     ers_allowed: tuple[str, ...] = ()  # SPKI SHA-256, or base64 SPKI, from the configuration
+    ers_automatic: bool = False  # documents are made for new keys, if the policy names ers
+    ers_attest_days: int = 180  # a proof of possession that is older is overdue
     test_profile: bool = False
+    config_file: str = "node.toml"  # named in commands for the operator
 
 
 @dataclass(frozen=True)

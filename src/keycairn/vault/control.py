@@ -8,17 +8,82 @@ from __future__ import annotations
 
 from keycairn.errors import KeycairnError
 from keycairn.protocols.wire import Message, decode, encode
+from keycairn.vault.fence.batches import BatchWord
+from keycairn.vault.fence.twins import Alive
+from keycairn.vault.fence.witness import Witness
 
 #: First byte of a control frame on a link (session frames begin with ``S``).
 CONTROL_FRAME = b"C"
 
 
 class Announce(Message, frozen=True):
-    """First message after a link comes up."""
+    """First message after a link comes up, and again when state or incarnation changed.
+
+    ``state`` is ACTIVE, WAITING or QUARANTINED: with a node that isn't ACTIVE nothing is begun.
+    """
 
     vault: str
     incarnation: bytes
     version: str
+    state: str
+
+
+class WitnessHeld(Message, frozen=True):
+    """What the sender durably holds of the receiver; sent at every contact.
+
+    ``twin``: the sender heard two processes of the receiver that were alive at the same time.
+    """
+
+    witness: Witness | None
+    twin: bool
+
+
+class WitnessWanted(Message, frozen=True):
+    """Please say again what you hold of me."""
+
+    reason: str
+
+
+class WitnessNote(Message, frozen=True):
+    """The sender's own newest word, which contains the witness with head ``over`` (b"": none).
+
+    Recorded only over the record that the receiver holds: a history that was put back and grew
+    can't overwrite the word that convicts it.
+    """
+
+    witness: Witness
+    over: bytes
+
+
+class TwinQuestion(Message, frozen=True):
+    """Another process of the receiver said this after the sender first heard the receiver."""
+
+    newer: Witness
+
+
+class BatchWanted(Message, frozen=True):
+    """Which batch is that?"""
+
+    batch_id: bytes
+
+
+class BatchHere(Message, frozen=True):
+    """That one."""
+
+    batch: BatchWord
+
+
+class BatchesWanted(Message, frozen=True):
+    """Which active batches do I hold shares of? Of keys behind ``after``."""
+
+    after: str
+
+
+class BatchesHere(Message, frozen=True):
+    """Their ids; ``more`` is where the next page begins, "" at the end."""
+
+    ids: tuple[bytes, ...]
+    more: str
 
 
 class ReadyNote(Message, frozen=True):
@@ -60,6 +125,17 @@ class DocumentHere(Message, frozen=True):
     data: bytes
 
 
+class DocumentInvite(Message, frozen=True):
+    """The sender opens a session that makes an ERS document of these keys, under an RSA key that
+    the receiver looks up on its own list. ``players`` are all holders, or t+1 of them and more."""
+
+    name: str
+    key_ids: tuple[str, ...]
+    record_hashes: tuple[bytes, ...]
+    rsa_spki: bytes
+    players: tuple[int, ...]
+
+
 class RefillInvite(Message, frozen=True):
     """The lowest player of a signer set opens a session that makes ``count`` presignatures.
 
@@ -82,6 +158,34 @@ class PoolDropped(Message, frozen=True):
     players: tuple[int, ...]
 
 
+class PointAsk(Message, frozen=True):
+    """A step of the backup point ``mark`` (16 bytes) that the sender leads: "hold", "take" with
+    the point's number, "release" or "result" (:mod:`keycairn.vault.points`)."""
+
+    mark: bytes
+    step: str
+    number: int
+
+
+class PointAnswer(Message, frozen=True):
+    """The receiver's answer to a step; ``code`` is empty, or why it refused.
+
+    hold: ``number`` is the newest point that it knows. take: ``held`` says whether its copy was
+    made under its hold, ``creating`` how many creations ran on. result: its bundle.
+    """
+
+    mark: bytes
+    step: str
+    code: str
+    wait_seconds: int
+    number: int
+    held: bool
+    creating: int
+    sha256: bytes
+    keys: int
+    size: int
+
+
 _KINDS: dict[bytes, type[Message]] = {
     b"a": Announce,
     b"r": ReadyNote,
@@ -90,8 +194,20 @@ _KINDS: dict[bytes, type[Message]] = {
     b"o": DocumentOffer,
     b"q": DocumentWanted,
     b"d": DocumentHere,
+    b"E": DocumentInvite,
     b"p": RefillInvite,
     b"x": PoolDropped,
+    b"m": PointAsk,
+    b"M": PointAnswer,
+    b"h": WitnessHeld,
+    b"v": WitnessWanted,
+    b"n": WitnessNote,
+    b"t": TwinQuestion,
+    b"l": Alive,
+    b"b": BatchWanted,
+    b"k": BatchesWanted,
+    b"c": BatchesHere,
+    b"y": BatchHere,
 }
 _BYTES = {kind: byte for byte, kind in _KINDS.items()}
 

@@ -10,7 +10,7 @@ with this record hash, and says that the stored artefact was read back and verif
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,7 @@ class _Evidence:
     keys: Mapping[str, tuple[int, bytes]]
     sound: bool  # complete, or read back: what makes a yes
     doubt: str  # why it isn't sound
+    retired: bool = False  # nobody is meant to open it any more
 
 
 def _method(
@@ -114,6 +115,8 @@ def _method(
             why = f"stale: it holds generation {generation}, the key is at {record.generation}"
         elif record_hash != record.hash:
             answer, why = Answer.NO, "it was made for another record of this key"
+        elif item.retired:
+            answer, why = Answer.NO, "stale: its RSA key was taken off this node's list"
         elif item.sha256 in unreadable:
             answer, why = Answer.CANT_TELL, "the stored copy could not be read back"
         elif item.verified_us <= 0:
@@ -132,12 +135,13 @@ def _method(
     return best or Method(Answer.NO, why=f"no {what} names this key")
 
 
-def _documents(rows: Sequence[DocumentRow]) -> Iterable[_Evidence]:
+def _documents(rows: Sequence[DocumentRow], retired: Collection[str]) -> Iterable[_Evidence]:
     # A document without all holders' parts recovers nothing that policy counts on: a plain no is
     # said by leaving it out, unless it is complete.
     for d in rows:
         if d.complete:
-            yield _Evidence(d.sha256, d.path, d.verified_us, d.keys, True, "")
+            gone = d.spki_sha256 in retired
+            yield _Evidence(d.sha256, d.path, d.verified_us, d.keys, True, "", gone)
 
 
 def _bundles(rows: Sequence[BundleRow]) -> Iterable[_Evidence]:
@@ -156,6 +160,7 @@ def key_coverage(
     documents: Sequence[DocumentRow] | None,
     bundles: Sequence[BundleRow] | None,
     unreadable: Iterable[str] = (),
+    retired: Collection[str] = (),
 ) -> KeyCoverage:
     """What protects ``row``'s key at this node.
 
@@ -166,6 +171,8 @@ def key_coverage(
         bundles: receipts of this node's own bundles, or None when they can't be read.
         unreadable: SHA-256 (hex) of artefacts whose stored copy couldn't be read at the last
             look; they count as can't tell. Artefacts known to be gone have no row any more.
+        retired: SPKI SHA-256 (hex) of RSA keys that the operator took off the list; documents
+            under them count no more.
     """
     blind = frozenset(unreadable)
     unknown = Method(Answer.CANT_TELL, why="this node's own records could not be read")
@@ -174,7 +181,9 @@ def key_coverage(
     methods = {
         "ers": unknown
         if documents is None
-        else _method(row, _documents(documents), blind, "complete ERS document of this node"),
+        else _method(
+            row, _documents(documents, retired), blind, "complete ERS document of this node"
+        ),
         "node_backup": unknown
         if bundles is None
         else _method(row, _bundles(bundles), blind, "verified bundle of this node"),

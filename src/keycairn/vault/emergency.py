@@ -1,39 +1,43 @@
-"""Emergency recovery at a node: which RSA keys are allowed, and the documents it holds.
+"""Emergency recovery at a node: the documents it makes and holds.
 
-An RSA key counts only if this node's configuration names it, or this node's operator added it
-and its owner proved that it can decrypt (R-30, R-31). A document counts only once it was read
-back from this node's own store and verified again.
+A document counts only once it was read back from this node's own store and verified again. Which
+RSA keys are allowed is in :mod:`keycairn.vault.ers_keys`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from keycairn.encoding import canonical_json, digest, tag
+from keycairn.encoding import digest, tag
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.ers.document import Document
-from keycairn.ers.possession import Challenges, check_answers, make_challenges
-from keycairn.ers.rsa import RsaPublicKey, check_distinct, load_rsa_public_key
+from keycairn.ers.rsa import RsaPublicKey
 from keycairn.ers.verify import ExpectedKey, verify_document
-from keycairn.ports import Clock, Rng
+from keycairn.ports import Clock
 from keycairn.protocols import ers_session
 from keycairn.protocols.durable import Release
 from keycairn.protocols.session import SessionSpec
-from keycairn.vault.api import CreateDocument, DocumentResult, ErsKeyView, VaultParameters
+from keycairn.vault.api import CreateDocument, DocumentResult, VaultParameters
 from keycairn.vault.control import DocumentHere, DocumentOffer, DocumentWanted
+from keycairn.vault.ers_keys import ErsKeys
+from keycairn.vault.ers_state import (
+    STATUSES,
+    ErsEvidence,
+    ErsStatus,
+    by_key,
+    key_status,
+    only_under,
+)
 from keycairn.vault.exchange import Exchange
 from keycairn.vault.keys import Keys
 from keycairn.vault.ports import (
     DocumentRow,
     DocumentStore,
-    ErsKeyRow,
     KeyRow,
     RequestRow,
     Store,
@@ -42,6 +46,9 @@ from keycairn.vault.sessions import Sessions, check_names
 
 _REQUEST = tag("request/ers")
 _OFFER = 4000
+#: Keys that a refusal counts; beyond it says "or more".
+_COUNTED = 1000
+_PAGE = 1000
 
 
 class _ReleaseJournal:
@@ -64,162 +71,6 @@ class _ReleaseJournal:
                 "keys": list(record.key_ids),
             },
         )
-
-
-class ErsKeys:
-    """This node's allow-list of RSA recovery keys (default: empty, nothing is allowed)."""
-
-    def __init__(self, params: VaultParameters, store: Store, clock: Clock, rng: Rng) -> None:
-        self._params = params
-        self._store = store
-        self._clock = clock
-        self._rng = rng
-        # Held by every change of a row: what is read must still be so when it is written.
-        self._change = asyncio.Lock()
-
-    async def allowed(self, spki: bytes) -> RsaPublicKey:
-        """The key, if it stands on the list right now. E_KEY_NOT_ALLOWED, E_WEAK_RSA."""
-        sha = load_rsa_public_key(spki, allow_2048=True).spki_sha256
-        configured = base64.b64encode(spki).decode()
-        if sha in self._params.ers_allowed or configured in self._params.ers_allowed:
-            return load_rsa_public_key(spki)
-        row = await self._store.ers_key(sha)
-        now = self._clock.now_us()
-        if row is not None and row.state == "allowed":
-            if row.expires_us is None or row.expires_us > now:
-                return load_rsa_public_key(row.spki, allow_2048=row.legacy_2048)
-            reason = "its entry has expired"
-        elif row is not None and row.state == "challenged":
-            reason = "its owner has not answered the challenges yet"
-        else:
-            reason = "it is not on the list"
-        raise KeycairnError(
-            Code.KEY_NOT_ALLOWED,
-            f"this RSA key is not allowed at this node: {reason}",
-            not_lost="Nothing was encrypted to it.",
-            next="each node's operator: keycairn ers key add --rsa-public-key FILE, then "
-            "keycairn ers key confirm",
-            node=self._params.index,
-            detail={"rsa_spki_sha256": sha},
-        )
-
-    async def add(self, spki: bytes, expires_us: int | None, legacy_2048: bool) -> dict[str, Any]:
-        """Check a key and give challenges to its owner."""
-        key = load_rsa_public_key(spki, allow_2048=legacy_2048)
-        if expires_us is not None and expires_us <= self._clock.now_us():
-            raise malformed("the expiry lies in the past")
-        async with self._change:
-            others = [r for r in await self._store.ers_keys() if r.spki_sha256 != key.spki_sha256]
-            check_distinct([key, *(load_rsa_public_key(r.spki, allow_2048=True) for r in others)])
-            known = await self._store.ers_key(key.spki_sha256)
-            if known is not None and known.state == "allowed":
-                raise KeycairnError(
-                    Code.CONFLICT,
-                    "this RSA key is on the list already",
-                    next="keycairn ers key attest repeats the proof of possession",
-                )
-            return await self._challenge(
-                ErsKeyRow(
-                    spki_sha256=key.spki_sha256,
-                    spki=key.spki,
-                    bits=key.bits,
-                    added_us=self._clock.now_us(),
-                    expires_us=expires_us,
-                    attested_us=None,
-                    state="challenged",
-                    legacy_2048=legacy_2048,
-                )
-            )
-
-    async def attest(self, spki_sha256: str) -> dict[str, Any]:
-        """Challenges for a key that is on the list; it stays allowed meanwhile."""
-        async with self._change:
-            row = await self._store.ers_key(spki_sha256)
-            if row is None or row.state == "removed":
-                raise KeycairnError(Code.NOT_FOUND, "no such ERS key at this node")
-            return await self._challenge(row)
-
-    async def _challenge(self, row: ErsKeyRow) -> dict[str, Any]:
-        key = load_rsa_public_key(row.spki, allow_2048=row.legacy_2048)
-        made = make_challenges(key, self._rng)
-        kept = {
-            "public": made.public_json.decode(),
-            "expected": [e.hex() for e in made.expected],
-            "nonce": made.nonce.hex(),
-        }
-        await self._store.put_ers_key(replace(row, challenge=kept))
-        return cast("dict[str, Any]", json.loads(made.public_json))
-
-    async def confirm(self, answers: Mapping[str, Any]) -> ErsKeyView:
-        """Check the owner's answers and put the key on the list. E_BAD_PROOF."""
-        sha = answers.get("rsa_spki_sha256")
-        async with self._change:
-            row = await self._store.ers_key(sha) if isinstance(sha, str) else None
-            if row is None or row.challenge is None or row.state == "removed":
-                raise KeycairnError(
-                    Code.NOT_FOUND,
-                    "no challenges are outstanding for this RSA key",
-                    next="keycairn ers key add --rsa-public-key FILE",
-                )
-            kept = row.challenge
-            challenges = Challenges(
-                kept["public"].encode(),
-                tuple(bytes.fromhex(e) for e in kept["expected"]),
-                row.spki_sha256,
-                bytes.fromhex(kept["nonce"]),
-            )
-            check_answers(challenges, canonical_json(dict(answers)))
-            now = self._clock.now_us()
-            row = replace(row, state="allowed", attested_us=now, challenge=None)
-            await self._store.put_ers_key(row)
-            return self._view(row)
-
-    async def remove(self, spki_sha256: str) -> None:
-        """Take a run-time key off the list (documents under it stay what they are)."""
-        if any(_configured(e).rsa_spki_sha256 == spki_sha256 for e in self._params.ers_allowed):
-            raise KeycairnError(
-                Code.CONFLICT,
-                "this RSA key is allowed by the configuration file",
-                not_lost="It stays allowed.",
-                next="take it out of [ers] allowed in node.toml and restart the node",
-            )
-        async with self._change:
-            row = await self._store.ers_key(spki_sha256)
-            if row is None:
-                raise KeycairnError(Code.NOT_FOUND, "no such ERS key at this node")
-            await self._store.put_ers_key(replace(row, state="removed", challenge=None))
-
-    async def list(self) -> Sequence[ErsKeyView]:
-        rows = [self._view(r) for r in await self._store.ers_keys() if r.state != "removed"]
-        known = {r.rsa_spki_sha256 for r in rows}
-        for entry in self._params.ers_allowed:
-            view = _configured(entry)
-            if view.rsa_spki_sha256 not in known:
-                rows.append(view)
-        return rows
-
-    def _view(self, row: ErsKeyRow) -> ErsKeyView:
-        over = row.expires_us is not None and row.expires_us <= self._clock.now_us()
-        return ErsKeyView(
-            rsa_spki_sha256=row.spki_sha256,
-            bits=row.bits,
-            state="expired" if over and row.state == "allowed" else row.state,
-            added_us=row.added_us,
-            attested_us=row.attested_us,
-            expires_us=row.expires_us,
-            origin="runtime",
-        )
-
-
-def _configured(entry: str) -> ErsKeyView:
-    """A list entry of the configuration: SPKI SHA-256 in hex, or the SPKI in base64."""
-    if len(entry) == 64:
-        return ErsKeyView(entry, 0, "allowed", 0, None, None, "config")
-    try:
-        key = load_rsa_public_key(base64.b64decode(entry, validate=True), allow_2048=True)
-    except (binascii.Error, ValueError) as exc:
-        raise malformed("[ers] allowed holds something that is neither a hash nor base64") from exc
-    return ErsKeyView(key.spki_sha256, key.bits, "allowed", 0, None, None, "config")
 
 
 class Documents:
@@ -247,6 +98,8 @@ class Documents:
         self._clock = clock
         self._lost: frozenset[str] = frozenset()
         self._marks: dict[str, tuple[int, ...]] = {}
+        self._players: dict[str, tuple[int, ...]] = {}  # of documents without all parts
+        self._unsound: dict[str, str] = {}  # stored as they were, and the proof does not hold
         exchange.on(DocumentOffer, self._offered)
         exchange.on(DocumentWanted, self._wanted)
         exchange.on(DocumentHere, self._received)
@@ -270,7 +123,7 @@ class Documents:
         rsa = await self._ers_keys.allowed(request.rsa_spki)
         rows = [await self._keys.of(application, k) for k in request.key_ids]
         for row in rows:
-            self._check_key(row, names.players)
+            self._check_key(row, names.players, request.partial)
         parameters = ers_session.ErsParams(
             names.request_id,
             request.key_ids,
@@ -279,9 +132,8 @@ class Documents:
             request.params,
             request.label,
         )
-        hashed = digest(
-            _REQUEST, list(request.key_ids), rsa.spki_sha256, request.params, request.label
-        )
+        asked = [list(request.key_ids), rsa.spki_sha256, request.params, request.label]
+        hashed = digest(_REQUEST, *asked, *([True] if request.partial else []))
 
         async def work() -> DocumentResult:
             done = await self._store.request(application, f"ers/{names.request_id}")
@@ -297,16 +149,40 @@ class Documents:
 
         return await self._sessions.once(application, "ers", names, hashed, work)
 
-    def _check_key(self, row: KeyRow, players: tuple[int, ...]) -> None:
+    async def make(
+        self,
+        name: str,
+        players: tuple[int, ...],
+        rows: Sequence[KeyRow],
+        rsa: RsaPublicKey,
+    ) -> DocumentRow:
+        """Make a document that no user asked for, in the session ``name``, and file it.
+
+        Args:
+            players: all holders of the keys, or t+1 of them and more: then it is partial.
+        """
+        for row in rows:
+            self._check_key(row, players, partial=True)
+        key_ids = tuple(row.record.key_id for row in rows)
+        hashes = tuple(row.record.hash for row in rows)
+        parameters = ers_session.ErsParams(name, key_ids, hashes, rsa.spki_sha256, "balanced", "")
+        document = await self._run(name, players, parameters, rsa, public=False)
+        return await self._keep(document, rsa, hashes)
+
+    def _check_key(self, row: KeyRow, players: tuple[int, ...], partial: bool) -> None:
         if row.state != "active":
             raise KeycairnError(
                 Code.CONFLICT, "the key is pending", detail={"key_id": row.record.key_id}
             )
-        if row.record.holders != players:
+        holders, needed = row.record.holders, row.record.threshold + 1
+        enough = set(players) <= set(holders) and len(players) >= needed
+        if holders != players and not (partial and enough):
             raise KeycairnError(
                 Code.BAD_INDEX,
-                "all holders of every key take part in its document",
-                detail={"key_id": row.record.key_id, "holders": list(row.record.holders)},
+                f"a partial document needs {needed} holders of every key"
+                if partial
+                else "all holders of every key take part in its document",
+                detail={"key_id": row.record.key_id, "holders": list(holders)},
             )
 
     def _again(self, done: RequestRow, hashed: bytes) -> DocumentResult:
@@ -324,6 +200,8 @@ class Documents:
         players: tuple[int, ...],
         parameters: ers_session.ErsParams,
         rsa: RsaPublicKey,
+        *,
+        public: bool = True,
     ) -> Document:
         shares = await self._store.key_shares(parameters.key_ids)
         spec = SessionSpec(
@@ -342,6 +220,7 @@ class Documents:
                 party, self._params.vault_id, parameters, rsa, shares, paths
             ),
             _ReleaseJournal(self._store, self._ers_keys, rsa),
+            public=public,
             timeout=self._params.session_seconds + 0.05 * len(shares),
         )
         return made.document
@@ -387,6 +266,129 @@ class Documents:
 
     # -- what the node holds -----------------------------------------------------------------
 
+    async def learn_retired(self) -> None:
+        """Take note of the RSA keys under which nothing counts any more."""
+        standing = await self._ers_keys.standing()
+        gone = {sha for sha, state in standing.items() if state == "removed"}
+        self._keys.retired = frozenset(gone)
+
+    async def require_covered_elsewhere(self, spki_sha256: str) -> None:
+        """Refuse to retire an RSA key that is the only one for some key's document.
+
+        Raises:
+            KeycairnError: E_CONFLICT naming some of the keys.
+        """
+        # One that nobody can tell of is no cover for the loss of another.
+        documents = [
+            d
+            for d in await self._store.documents()
+            if d.spki_sha256 == spki_sha256 or d.sha256 not in self._keys.unreadable
+        ]
+        found = await asyncio.to_thread(only_under, spki_sha256, documents, self._keys.retired)
+        left: list[str] = []
+        for key_id, held in sorted(found.items()):
+            row = await self._store.key(key_id)
+            if row is not None and (row.record.generation, row.record.hash) == held:
+                left.append(key_id)
+                if len(left) >= _COUNTED:
+                    break
+        if left:
+            more = " or more" if len(left) >= _COUNTED else ""
+            raise KeycairnError(
+                Code.CONFLICT,
+                f"{len(left)}{more} keys have their only recovery document under this RSA key",
+                not_lost="It stays on the list.",
+                next=f"keycairn ers rotate --from {spki_sha256} --to NEWKEY first (--force takes "
+                "it off all the same: these keys then count as not backed up by ERS)",
+                node=self._params.index,
+                detail={"rsa_spki_sha256": spki_sha256, "keys": left[:20], "count": len(left)},
+            )
+
+    async def rows(self) -> Sequence[DocumentRow]:
+        """Every booked document."""
+        return await self._store.documents()
+
+    async def rsa_of(self, spki_sha256: Sequence[str]) -> list[RsaPublicKey]:
+        """The RSA keys of these names, as far as a document here is encrypted to them."""
+        found: dict[str, RsaPublicKey] = {}
+        for row in await self._store.documents():
+            if row.spki_sha256 in spki_sha256 and row.spki_sha256 not in found:
+                with suppress(KeycairnError):
+                    document = await asyncio.to_thread(self._load, row.sha256)
+                    found[row.spki_sha256] = document.context.rsa()
+        return list(found.values())
+
+    async def data(self, sha256: str) -> bytes:
+        """The stored bytes of a document, CBOR, checked against the hash that is asked for."""
+        return await asyncio.to_thread(self._files.get, sha256)
+
+    async def reverify(self, age_us: int, limit: int = 8) -> list[str]:
+        """Verify booked documents again, from the stored copy, that were not for ``age_us``.
+
+        A document whose bytes are what they were and whose proof does not hold counts as "can't
+        tell" from then on; one that is gone or damaged is :meth:`check_files`' business.
+
+        Args:
+            limit: how many at most, oldest check first.
+
+        Returns:
+            the hashes of those whose proof does not hold.
+        """
+        before = self._clock.now_us() - age_us
+        due = sorted(
+            (d for d in await self._store.documents() if d.verified_us <= before),
+            key=lambda d: d.verified_us,
+        )
+        bad: list[str] = []
+        for row in due[:limit]:
+            try:
+                stored = await asyncio.to_thread(self._load, row.sha256)
+                await self._verify_stored(row, stored)
+            except KeycairnError as exc:
+                if exc.code in (Code.NOT_FOUND, Code.STORE_INTEGRITY):
+                    continue
+                if exc.code is Code.UNAVAILABLE:
+                    raise
+                self._unsound[row.sha256] = exc.message
+                self._keys.unreadable.add(row.sha256)
+                bad.append(row.sha256)
+                continue
+            if self._unsound.pop(row.sha256, None) is not None:
+                self._keys.unreadable.discard(row.sha256)
+            await self._store.put_document(replace(row, verified_us=self._clock.now_us()))
+        return bad
+
+    def _load(self, sha256: str) -> Document:
+        return Document.load(self._files.get(sha256))
+
+    async def _verify_stored(self, row: DocumentRow, document: Document) -> None:
+        rsa = document.context.rsa()
+        if rsa.spki_sha256 != row.spki_sha256:
+            raise KeycairnError(Code.ERS_INVALID, "it is encrypted to another RSA key")
+        expected = []
+        for statement in document.keys:
+            key = await self._store.key(statement.key_id)
+            if key is None:
+                raise KeycairnError(Code.ERS_INVALID, "it names a key that this node does not hold")
+            generation, record_hash = row.keys[statement.key_id]
+            public = key.record.public_key
+            expected.append(
+                ExpectedKey(statement.key_id, public, key.record.curve, generation, record_hash)
+            )
+        await asyncio.to_thread(
+            verify_document,
+            document,
+            rsa=rsa,
+            expected=expected,
+            label=row.label,
+            vault=self._params.vault_id,
+        )
+
+    @property
+    def unsound(self) -> Mapping[str, str]:
+        """Documents whose proof did not hold at the last check, with the reason."""
+        return dict(self._unsound)
+
     async def check_files(self, *, whole: bool = True) -> list[str]:
         """Every booked document must be readable; those that aren't stop counting.
 
@@ -396,6 +398,7 @@ class Documents:
         Returns:
             the hashes of documents that are gone or damaged; peers are asked for them.
         """
+        await self.learn_retired()
         marks = await asyncio.to_thread(self._files.marks)
         if marks == self._marks and not whole:
             return []
@@ -419,22 +422,53 @@ class Documents:
                     await self._exchange.send(peer, DocumentWanted(sha))
         return lost
 
-    async def status(self, row: KeyRow) -> dict[str, Any]:
-        """NONE, COMPLETE or STALE for one key; documents of this node are always whole."""
-        held = [d for d in await self._store.documents(row.record.key_id) if d.complete]
-        now = (row.record.generation, row.record.hash)
-        current = [d for d in held if d.keys[row.record.key_id] == now]
-        state = "COMPLETE" if current else "STALE" if held else "NONE"
-        newest = current[-1] if current else held[-1] if held else None
-        return {
-            "key_id": row.record.key_id,
-            "status": state,
-            "parts": len(row.record.holders),
-            "have": len(row.record.holders) if current else 0,
-            "generation": None if newest is None else newest.keys[row.record.key_id][0],
-            "sha256": None if newest is None else newest.sha256,
-            "rsa_spki_sha256": None if newest is None else newest.spki_sha256,
-        }
+    async def evidence(self, key_id: str | None = None) -> ErsEvidence:
+        """What this node holds, for one key or for all: one look for many statuses."""
+        documents = await self._store.documents(key_id)
+        standing = await self._ers_keys.standing()
+        named = await asyncio.to_thread(by_key, documents)
+        return ErsEvidence(named, standing)
+
+    async def statuses(
+        self, rows: Sequence[KeyRow], evidence: ErsEvidence | None = None
+    ) -> Sequence[ErsStatus]:
+        """NONE, PARTIAL, COMPLETE or STALE for each of these keys."""
+        if evidence is None:
+            evidence = await self.evidence(rows[0].record.key_id if len(rows) == 1 else None)
+        held = evidence
+
+        def work() -> Sequence[ErsStatus]:
+            return [
+                key_status(
+                    row, held.named.get(row.record.key_id, ()), held.standing, self._players_of
+                )
+                for row in rows
+            ]
+
+        return await asyncio.to_thread(work)
+
+    async def summary(self) -> dict[str, int]:
+        """How many active keys of all applications have which status. Reads all keys."""
+        evidence = await self.evidence()
+        counts = dict.fromkeys(STATUSES, 0)
+        after = ""
+        while page := await self._store.keys(after=after, limit=_PAGE):
+            after = page[-1].record.key_id
+            active = [row for row in page if row.state == "active"]
+            for found in await self.statuses(active, evidence):
+                counts[found.status] += 1
+            if len(page) < _PAGE:
+                break
+        return counts
+
+    def _players_of(self, row: DocumentRow) -> tuple[int, ...]:
+        """Whose parts a stored document holds; nobody's if it can't be read now."""
+        if row.sha256 not in self._players:
+            try:
+                self._players[row.sha256] = self._load(row.sha256).nodes
+            except KeycairnError:
+                return ()
+        return self._players[row.sha256]
 
     # -- from peers --------------------------------------------------------------------------
 
@@ -457,6 +491,7 @@ class Documents:
 
     async def _received(self, peer: int, here: DocumentHere) -> None:
         """A document from a peer counts after the same checks as one that was made here."""
+        self._sessions.require_active()  # or it would be written, and never booked
         document = await asyncio.to_thread(Document.load, here.data)
         if document.sha256 != here.sha256 or not await self._adds_something(document):
             return

@@ -33,6 +33,7 @@ class Peer:
     greeted: bool = False  # its Announce of this connection was heard
     incarnation: bytes = b""
     version: str = ""
+    state: str = ""
     queue: asyncio.Queue[tuple[Message, int]] = field(
         default_factory=lambda: asyncio.Queue(maxsize=_CONTROL_BACKLOG)
     )
@@ -46,12 +47,15 @@ class Exchange:
     slow handler or a flood from one peer holds back nobody else; a full backlog drops.
     """
 
-    def __init__(self, link: Link, router: Router, announce: control.Announce) -> None:
+    def __init__(
+        self, link: Link, router: Router, announce: Callable[[], control.Announce]
+    ) -> None:
         self.link = link
         self.router = router
         self.peers: dict[int, Peer] = {}
         self.dropped = 0
         self._announce = announce
+        self._on_up: list[Callable[[int], None]] = []
         self._handlers: dict[type[Message], Handler] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._workers: dict[int, asyncio.Task[None]] = {}
@@ -59,6 +63,16 @@ class Exchange:
     def on(self, kind: type[M], handler: Callable[[int, M], Awaitable[None]]) -> None:
         """Register the handler of a control message."""
         self._handlers[kind] = handler
+
+    def on_up(self, do: Callable[[int], None]) -> None:
+        """Have ``do`` called with a peer whose link comes up, before anything of it is heard."""
+        self._on_up.append(do)
+
+    def announce(self) -> None:
+        """Tell every peer that is connected what this node is now."""
+        for peer in list(self.peers.values()):
+            if peer.up:
+                self.spawn(self.send(peer.index, self._announce()))
 
     async def send(self, peer: int, message: Message) -> None:
         """Send a control message; dropped if the peer is down."""
@@ -99,7 +113,9 @@ class Exchange:
     def up(self, peer: int) -> None:
         self._peer(peer).up = True
         self._peer(peer).greeted = False
-        self.spawn(self.send(peer, self._announce))
+        for do in self._on_up:
+            do(peer)
+        self.spawn(self.send(peer, self._announce()))
 
     def down(self, peer: int) -> None:
         self._peer(peer).up = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from keycairn.vault.ports import Batch, KeyRow, NewKey, Store
 from keycairn.vault.sessions import Sessions, check_names
 
 _REQUEST = tag("request/create")
+Publish = Callable[[], Awaitable[None]]
 #: Rows that the store gives at once.
 _PAGE = 1000
 _WAIT_FOR_CERTIFICATE = 5.0
@@ -36,9 +37,16 @@ class _CreateJournal:
     """Makes the two durable steps of key generation durable in the store."""
 
     def __init__(
-        self, store: Store, clock: Clock, application: str, request: CreateKeys, hashed: bytes
+        self,
+        store: Store,
+        publish: Publish,
+        clock: Clock,
+        application: str,
+        request: CreateKeys,
+        hashed: bytes,
     ) -> None:
         self._store = store
+        self._publish = publish
         self._clock = clock
         self._application = application
         self._request = request
@@ -49,6 +57,7 @@ class _CreateJournal:
             await self._pending(record)
         elif isinstance(record, Certified):
             await self._store.add_ready(record.batch_id, record.ready)
+            await self._publish()
         else:
             raise ValueError(f"key generation has no durable step {what}")
 
@@ -70,6 +79,7 @@ class _CreateJournal:
         )
         keys = [NewKey(k.record, k.share, k.chain_code) for k in p.keys]
         await self._store.put_batch(batch, keys)
+        await self._publish()  # Before READY leaves: whoever has it may hold it against this node.
 
 
 class Keys:
@@ -77,6 +87,10 @@ class Keys:
 
     A batch is *pending* from this node's READY until the READY of every holder is here; nodes
     exchange them at every contact, so a crash between the two loses nothing (R-15).
+
+    Args:
+        publish: anchors and announces a change of the history.
+        unknown: told of a batch that a peer speaks of and this node does not know.
     """
 
     def __init__(
@@ -89,8 +103,12 @@ class Keys:
         exchange: Exchange,
         signer: Signer,
         clock: Clock,
+        publish: Publish,
+        unknown: Callable[[int, ReadyNote], Awaitable[None]],
     ) -> None:
         self._params = params
+        self._publish = publish
+        self._unknown = unknown
         self._policy = policy
         self._store = store
         self._sessions = sessions
@@ -99,6 +117,8 @@ class Keys:
         self._clock = clock
         self._activated = asyncio.Condition()
         self.unreadable: set[str] = set()
+        self.retired: frozenset[str] = frozenset()  # RSA keys, by hash
+        self.on_active: Callable[[Batch], None] = lambda _: None
         self.hold = CreationHold()
         exchange.on(ReadyNote, self._ready_note)
 
@@ -151,6 +171,9 @@ class Keys:
                 )
             if not batch.active:
                 batch = await self._await_certificate(batch)
+            # An earlier request may have made them active and failed to say so.
+            await self._publish()
+            self.on_active(batch)
             return await self._views([await self._row(k) for k in batch.key_ids])
 
         return await self._sessions.once(application, "create", names, hashed, work)
@@ -179,7 +202,9 @@ class Keys:
             parameters,
             largest=keygen.largest_round(parameters),
         )
-        journal = _CreateJournal(self._store, self._clock, application, request, hashed)
+        journal = _CreateJournal(
+            self._store, self._publish, self._clock, application, request, hashed
+        )
         try:
             created = await self._sessions.run(
                 spec,
@@ -199,7 +224,7 @@ class Keys:
 
     async def _await_certificate(self, batch: Batch) -> Batch:
         """Ask all holders for their READY and wait a little for the certificate."""
-        await self._tell(batch, ask=True)
+        await self._tell(batch, [h for h in batch.holders if h != self._params.index], ask=True)
 
         async def active() -> Batch:
             async with self._activated:
@@ -256,15 +281,20 @@ class Keys:
         """Show a peer what is still pending here, and ask for what it knows."""
         for batch in await self._store.pending_batches():
             if peer in batch.holders:
-                await self._exchange.send(peer, _note(batch, ask=True))
+                await self._tell(batch, [peer], ask=True)
 
-    async def _tell(self, batch: Batch, *, ask: bool) -> None:
-        for peer in batch.holders:
-            if peer != self._params.index:
-                await self._exchange.send(peer, _note(batch, ask=ask))
+    async def _tell(self, batch: Batch, peers: Sequence[int], *, ask: bool) -> None:
+        """Send the READYs that are known, this node's own among them: it is published first, since
+        the attempt of the session that made it may have failed."""
+        await self._publish()
+        note = ReadyNote(batch.batch_id, tuple(sorted(batch.ready.items())), ask)
+        for peer in peers:
+            await self._exchange.send(peer, note)
 
     async def _ready_note(self, peer: int, note: ReadyNote) -> None:
         batch = await self._store.batch(note.batch_id)
+        if batch is None:
+            await self._unknown(peer, note)
         if batch is None or peer not in batch.holders:
             return
         statement = keygen.ready_statement(
@@ -280,10 +310,12 @@ class Keys:
         if new:
             batch = await self._store.add_ready(batch.batch_id, new)
             if batch.active:
+                await self._publish()
+                self.on_active(batch)
                 async with self._activated:
                     self._activated.notify_all()
         if note.ask:
-            await self._exchange.send(peer, _note(batch, ask=False))
+            await self._tell(batch, [peer], ask=False)
 
     # -- views -----------------------------------------------------------------------------
 
@@ -312,7 +344,12 @@ class Keys:
         def views() -> Sequence[KeyView]:
             policy = self._policy
             return [
-                self._view(row, key_coverage(row, policy, documents=documents, bundles=bundles))
+                self._view(
+                    row,
+                    key_coverage(
+                        row, policy, documents=documents, bundles=bundles, retired=self.retired
+                    ),
+                )
                 for row in rows
             ]
 
@@ -336,6 +373,7 @@ class Keys:
             documents=await self._store.documents(row.record.key_id),
             bundles=await self._store.bundles(),
             unreadable=self.unreadable,
+            retired=self.retired,
         )
 
     async def coverages(self, rows: Sequence[KeyRow]) -> Sequence[KeyCoverage]:
@@ -349,6 +387,7 @@ class Keys:
                 documents=documents,
                 bundles=bundles,
                 unreadable=self.unreadable,
+                retired=self.retired,
             )
             for row in rows
         ]
@@ -400,7 +439,3 @@ def not_found() -> KeycairnError:
     return KeycairnError(
         Code.NOT_FOUND, "no such key", next="keycairn key list shows the keys you may use"
     )
-
-
-def _note(batch: Batch, *, ask: bool) -> ReadyNote:
-    return ReadyNote(batch.batch_id, tuple(sorted(batch.ready.items())), ask)

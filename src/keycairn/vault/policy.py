@@ -321,6 +321,17 @@ def missing(
     )
 
 
+def names_term(policy: Policy, name: str) -> bool:
+    """Whether a term occurs anywhere in the policy."""
+
+    def within(node: Expression) -> bool:
+        if isinstance(node, (AllOf, AnyOf)):
+            return any(within(part) for part in node.parts)
+        return isinstance(node, Term) and node.name == name
+
+    return policy.root is not None and within(policy.root)
+
+
 def satisfiable(policy: Policy, n: int, t: int) -> bool:
     """Whether a key with ``n`` holders and threshold ``t`` can ever meet the policy."""
     return evaluate(policy, dict.fromkeys(_TERMS, Answer.YES), n - (t + 1)) is Answer.YES

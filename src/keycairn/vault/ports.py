@@ -9,6 +9,9 @@ tests/store checks it):
 * Secrets are sealed before they are written (:mod:`keycairn.vault.sealing`), and only there.
 * Every transaction that changes state appends to the hash-chained audit log in the same
   transaction (R-57).
+* What must not be forgotten extends the node's history by exactly one event, in the same
+  transaction (:mod:`keycairn.vault.fence`): start, rejoin, a batch that becomes active, ban and
+  un-ban, an ERS key that is allowed or removed. Spends do not: they die with the incarnation.
 * Times are integer microseconds since the epoch, UTC.
 * Errors: E_UNAVAILABLE (disk, database), E_STORE_INTEGRITY (a row fails its seal or digest),
   E_CONFLICT (uniqueness), E_NOT_FOUND.
@@ -16,7 +19,7 @@ tests/store checks it):
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +27,7 @@ from typing import Any, Protocol
 from keycairn.encoding import SecretBytes, SecretScalar
 from keycairn.errors import Code, KeycairnError
 from keycairn.protocols.record import KeyRecord, KeyShare
+from keycairn.vault.fence.history import Head
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,34 @@ class DamagedRow:
     why: str
 
 
+@dataclass(frozen=True)
+class HistoryRow:
+    """One event of the node's history, and the head (``era``, ``length``, ``hash``) behind it.
+
+    ``kind`` and ``detail``, as the store writes them: "start" {incarnation}, "rejoin"
+    {incarnation, bans, revoked, dropped, detail}, "keys" {batch, generation, records}, "ban" and
+    "unban" {ban, peer}, "ers_key" {spki_sha256, state}; others come by ``note_history``.
+    """
+
+    length: int
+    era: int
+    hash: bytes
+    kind: str
+    detail: Mapping[str, Any]
+    at_us: int
+
+
+@dataclass(frozen=True)
+class BehindRow:
+    """A batch that ``peer`` proves (this node's own READY is in its certificate) and that this
+    node lacks. ``key_ids`` as the peer names them."""
+
+    batch_id: bytes
+    key_ids: tuple[str, ...]
+    peer: int
+    at_us: int
+
+
 class DocumentStore(Protocol):
     """The node's own ERS store: complete documents as files, named by their SHA-256.
 
@@ -216,8 +248,37 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
     # -- incarnations and spends (R-01, R-02)
-    async def begin_incarnation(self, incarnation: bytes, at_us: int) -> None:
+    async def begin_incarnation(self, incarnation: bytes, at_us: int) -> Head:
         """Record a process start; everything of earlier incarnations is dead from here on."""
+        ...
+
+    async def rejoin(
+        self,
+        incarnation: bytes,
+        era: int,
+        at_us: int,
+        *,
+        bans: Sequence[BanRow],
+        revoked: Sequence[str],
+        detail: Mapping[str, Any],
+    ) -> Head:
+        """Begin a later era with a new incarnation, in one transaction.
+
+        Everything of earlier incarnations is dead, stored presignatures are deleted, the restore
+        mark is cleared. Every ERS key that was added at run time (allowed, or still challenged) is
+        dropped, to be added again; those in ``revoked`` stay on record as "removed", known or not.
+
+        Args:
+            incarnation: new (32 bytes).
+            era: later than the history's own.
+            at_us: now.
+            bans: of the witnesses; those whose id is known here are left as they are.
+            revoked: SPKI hashes (hex) of the witnesses.
+            detail: for the event, beside what the store says itself.
+
+        Raises:
+            KeycairnError: E_CONFLICT (not a later era, or a known incarnation), E_MALFORMED.
+        """
         ...
 
     async def spend_all(
@@ -237,6 +298,54 @@ class Store(Protocol):
         ...
 
     async def spends(self, key_id: str | None = None) -> Sequence[SpendRow]: ...
+
+    # -- the history and what others say of it (R-03, R-04)
+    async def history_head(self) -> Head:
+        """Where the history stands; the head of an empty one has length 0."""
+        ...
+
+    async def history_at(self, length: int) -> Head | None:
+        """The head that it had at ``length``; None beyond its end."""
+        ...
+
+    async def history(self, after: int = 0, limit: int = 1000) -> Sequence[HistoryRow]:
+        """Events in order, starting behind the ``after``-th."""
+        ...
+
+    async def note_history(self, kind: str, detail: Mapping[str, Any]) -> Head:
+        """Extend it by an event that is no row here (at most 64 characters of ``kind``): a changed
+        configuration. E_MALFORMED for a kind that the store writes itself."""
+        ...
+
+    async def put_witness(self, peer: int, body: bytes, place: Head) -> None:
+        """Keep a peer's newest word (encoded) about itself in place of the one before. May wait up
+        to 50 ms for another write to share a transaction with."""
+        ...
+
+    async def witness(self, peer: int) -> bytes | None: ...
+
+    async def put_behind(self, rows: Sequence[BehindRow]) -> None:
+        """Insert or replace by ``batch_id``. A batch that is put here later takes its row away."""
+        ...
+
+    async def behind(self) -> Sequence[BehindRow]:
+        """In order of ``batch_id``."""
+        ...
+
+    async def restored(self) -> str | None:
+        """Why this database was put here by a restore that no rejoin has ended yet."""
+        ...
+
+    # -- when the node may not act
+    def freeze(self, error: KeycairnError | None) -> None:
+        """From now on every write raises ``error`` and nothing is written, also what is queued
+        already (a transaction that has begun ends as it would have); None lifts it. Reads go on."""
+        ...
+
+    def on_rollback(self, callback: Callable[[], None]) -> None:
+        """Call this on the event loop, once per incarnation of this store, when the database is
+        found put back (E_STORE_ROLLBACK) or holds a newer incarnation than this process began."""
+        ...
 
     # -- presignatures under the incarnation's own key (storage "database")
     async def put_presignatures(self, incarnation: bytes, sealed: Mapping[bytes, bytes]) -> None:
@@ -261,8 +370,9 @@ class Store(Protocol):
 
     # -- keys
     async def put_batch(self, batch: Batch, keys: Sequence[NewKey]) -> None:
-        """Make a batch durable as pending, with this node's own READY. E_CONFLICT when a key id
-        or (application, request_id) exists."""
+        """Make a batch durable as pending, with this node's own READY, and extend the history by
+        it: the caller publishes before READY leaves. E_CONFLICT when a key id or (application,
+        request_id) exists."""
         ...
 
     async def add_ready(self, batch_id: bytes, ready: Mapping[int, bytes]) -> Batch:

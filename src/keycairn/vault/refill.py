@@ -201,6 +201,11 @@ class Refiller:
         # Looked at one after the other: of what one peer sends, only its queue may grow.
         if not _well_formed(peer, self._params.index, invite):
             return
+        try:
+            self._sessions.require_active()
+        except KeycairnError as exc:
+            await self._sessions.refuse(invite.name, invite.players, exc.code)
+            return
         row = await self._store.key(invite.key_id)
         code = Code.POLICY if row is None else self._refusal(peer, row, invite)
         if row is None or code is not None:
@@ -257,6 +262,7 @@ class Refiller:
         self._making, epoch = pool.place, pool.epoch
         begun = self._clock.monotonic()
         try:
+            self._sessions.require_active()
             if invite is not None:
                 for peer in invite.players:
                     if peer != self._params.index:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -19,6 +19,8 @@ from keycairn.protocols.link import Link
 from keycairn.protocols.router import Router
 from keycairn.protocols.session import Hello, SessionSpec, route_of
 from keycairn.vault.api import SessionNames, VaultParameters
+from keycairn.vault.fence.incarnation import Incarnation
+from keycairn.vault.fence.keeper import Fence
 from keycairn.vault.ports import BanRow, Store
 
 R = TypeVar("R")
@@ -67,7 +69,7 @@ class Sessions:
     def __init__(
         self,
         params: VaultParameters,
-        incarnation: bytes,
+        incarnation: Incarnation,
         *,
         store: Store,
         link: Link,
@@ -77,6 +79,7 @@ class Sessions:
         rng: Rng,
         executor: Executor | None,
         crash: Callable[[str], None],
+        fence: Fence,
     ) -> None:
         self._params = params
         self._store = store
@@ -85,6 +88,7 @@ class Sessions:
         self._clock = clock
         self._rng = rng
         self._incarnation = incarnation
+        self._fence = fence
         self._signer = signer
         self._executor = executor
         self._crash = crash
@@ -99,6 +103,25 @@ class Sessions:
         self._bans_lock = asyncio.Lock()  # around what bans and un-bans write
 
     # -- bans ------------------------------------------------------------------------------
+
+    def require_active(self) -> None:
+        """Raise E_QUARANTINED while this node may take part in nothing."""
+        self._fence.require_active()
+
+    def stop_all(self) -> None:
+        """The node was fenced: end every session, judging nobody."""
+        fault = self._fence.error()
+        for spec in list(self._running.values()):
+            self._router.fail(
+                spec.route, Abort(fault.code, fault.message, next=fault.next, detail=fault.detail)
+            )
+
+    def end(self, name: str) -> None:
+        """End the session of a name, if it runs: its other player's incarnation has ended."""
+        self._router.fail(
+            route_of(self._params.vault_id, name),
+            Abort(Code.UNAVAILABLE, "the other player was started anew during this session"),
+        )
 
     async def load_bans(self) -> None:
         """Read the bans in force, and those that were lifted."""
@@ -140,6 +163,7 @@ class Sessions:
                     await before(row)
                     gone = BanRow(row.ban_id, peer, row.reason, row.at_us, lifted_us=now)
                     await self._store.put_ban(gone)
+                    await self._fence.publish()
                     lifted.append(gone)
                     self._lifted.append(gone)  # now: the next one may fail
             in_force = self._banned.get(peer)
@@ -155,6 +179,11 @@ class Sessions:
         """
         now = self._clock.now_us()
         rows = [BanRow(f"ban-{self._rng.bytes(8).hex()}", p, reason, now) for p in peers]
+        await self.ban_as(rows)
+
+    async def ban_as(self, rows: Sequence[BanRow]) -> None:
+        """The same, with bans that have their names already."""
+        peers = tuple(row.peer for row in rows)
         # In memory all at once: a disk that fails must not leave a peer out.
         self._banned.update({row.peer: row for row in rows})
         for peer in peers:
@@ -167,6 +196,10 @@ class Sessions:
                     await self._store.put_ban(row)
                 except KeycairnError as exc:
                     failures.append(exc)
+            try:
+                await self._fence.publish()
+            except KeycairnError as exc:
+                failures.append(exc)
         # Only now: the end of a session tells the peer that its check failed.
         for spec in list(self._running.values()):
             if set(spec.players) & set(peers):
@@ -298,11 +331,12 @@ class Sessions:
         timeout: float | None,
         inline: bool,
     ) -> R:
+        self.require_active()
         self.refuse_banned(spec.players)
         limit = timeout if timeout is not None else self._params.session_seconds
         env = Environment(
             index=self._params.index,
-            incarnation=self._incarnation,
+            incarnation=self._incarnation.id,
             link=self._link,
             router=self._router,
             rng=self._rng,
@@ -319,6 +353,7 @@ class Sessions:
         self._running[run_id] = spec
         try:
             await self.reach(spec.players)
+            self.require_active()  # no more, it may be
             self.refuse_banned(spec.players)  # one of them may have been banned meanwhile
             return await run(spec, factory, env)
         finally:

@@ -36,6 +36,7 @@ class SetupBook:
         run: runs the pair-setup session of a name with a peer.
         banned: setups with a banned peer are neither made nor used.
         dropped: called whenever a setup is dropped.
+        end: ends the session of a name, if it runs.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class SetupBook:
         clock: Clock,
         rng: Rng,
         dropped: Callable[[], None] = lambda: None,
+        end: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._index = index
+        self._end = end
         self._dropped = dropped
         self._exchange = exchange
         self._run = run
@@ -56,6 +59,7 @@ class SetupBook:
         self._clock = clock
         self._rng = rng
         self._live: dict[int, PairSetup] = {}
+        self._life = 0  # counts incarnations
         self._budget: dict[int, tuple[float, float]] = {}
         self._making: dict[int, str] = {}  # session name, by peer
         # What came while one was being made: an invitation, or "" for a new contact.
@@ -71,12 +75,27 @@ class SetupBook:
             return None
         return setup
 
+    def drop_all(self) -> None:
+        """Kill every setup, also those that are being made: this node's incarnation ended."""
+        self._life += 1
+        for peer in list(self._live):
+            self.drop(peer)
+
     def drop(self, peer: int) -> None:
         """Kill the setup with ``peer``; sessions on it end without judging anything."""
         setup = self._live.pop(peer, None)
         if setup is not None:
             setup.kill()
             self._dropped()
+
+    def lost(self, peer: int) -> None:
+        """The incarnation of ``peer`` has ended: so have the setup with it and one that is being
+        made, which nothing of the next one may wait for."""
+        self.drop(peer)
+        self._later.pop(peer, None)
+        name = self._making.pop(peer, None)
+        if name is not None:
+            self._end(name)
 
     async def ensure(self, peers: Iterable[int], timeout: float) -> dict[int, PairSetup]:
         """Live setups with all of ``peers``, made if needed.
@@ -137,6 +156,7 @@ class SetupBook:
 
     async def _make(self, name: str, peer: int, *, invite: bool) -> None:
         made: PairSetup | None = None
+        life = self._life
         try:
             if invite:
                 await self._exchange.send(peer, SetupInvite(name))
@@ -144,7 +164,16 @@ class SetupBook:
         except KeycairnError:
             pass  # who needs it finds none, and says so
         finally:
-            self._making.pop(peer, None)
+            current = self._making.get(peer) == name
+            if current:
+                del self._making[peer]
+        if not current:  # the peer's incarnation has ended meanwhile
+            if made is not None:
+                made.kill()
+            return
+        if made is not None and life != self._life:
+            made.kill()
+            made = None
         if made is not None:
             self.drop(peer)
             self._live[peer] = made

@@ -17,6 +17,7 @@ from keycairn.encoding import SecretBytes, encode, tag
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Rng
 from keycairn.protocols.presignature import Presignature
+from keycairn.vault.fence.incarnation import Incarnation
 from keycairn.vault.ports import Store
 
 _SEAL = tag("presignature/seal")
@@ -42,6 +43,10 @@ class Shelf(Protocol):
         """Forget those that left unused."""
         ...
 
+    def renew(self) -> None:
+        """A new incarnation: what lies here belongs to nobody any more."""
+        ...
+
 
 class MemoryShelf:
     """The secrets stay where they are: in the objects."""
@@ -57,6 +62,9 @@ class MemoryShelf:
     async def drop(self, ids: Sequence[bytes]) -> None:
         pass
 
+    def renew(self) -> None:
+        pass
+
 
 class DatabaseShelf:
     """The secrets lie in the store.
@@ -67,11 +75,15 @@ class DatabaseShelf:
 
     name = "database"
 
-    def __init__(self, store: Store, incarnation: bytes, rng: Rng) -> None:
+    def __init__(self, store: Store, incarnation: Incarnation, rng: Rng) -> None:
         self._store = store
-        self._incarnation = incarnation
+        self._shared = incarnation
         self._rng = rng
-        self._aead = AESGCM(rng.bytes(32))
+        self.renew()
+
+    def renew(self) -> None:
+        self._incarnation = self._shared.id
+        self._aead = AESGCM(self._rng.bytes(32))
 
     async def lay(self, made: Sequence[Stock]) -> None:
         sealed = {}

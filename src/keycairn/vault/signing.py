@@ -17,6 +17,7 @@ from keycairn.protocols.record import KeyShare
 from keycairn.vault.api import Sign, Signature, VaultParameters
 from keycairn.vault.claims import Claims
 from keycairn.vault.coverage import KeyCoverage, gate
+from keycairn.vault.fence.incarnation import Incarnation
 from keycairn.vault.jobs import EcdsaJob, FrostJob, Job, check_shape
 from keycairn.vault.keys import Keys, not_found
 from keycairn.vault.ports import AnsweredBefore, KeyRow, RequestRow, SpendRow, Store
@@ -95,7 +96,7 @@ class Signing:
     def __init__(
         self,
         params: VaultParameters,
-        incarnation: bytes,
+        incarnation: Incarnation,
         *,
         store: Store,
         sessions: Sessions,
@@ -115,13 +116,16 @@ class Signing:
         self._setups = setups
         self._keys = keys
         self._claims = claims
-        self._journal = partial(SigningJournal, store, sessions, clock, incarnation)
+        self._incarnation = incarnation
+        self._journal = partial(SigningJournal, store, sessions, clock)
         #: Signatures given out, by where they came from.
         self.signed = {"pool": 0, "full": 0}
 
     async def sign(self, application: str, request: Sign) -> tuple[Signature, ...]:
         """See ``Service.sign``."""
         names = request.names
+        # What this incarnation begins must not end in the name of a later one.
+        incarnation = self._incarnation.id
         check_names(names, self._params.players)
         hot = await self._look_up(application, request.key_id)
         row, record = hot.row, hot.row.record
@@ -166,7 +170,7 @@ class Signing:
                 if place in self._settling or not self._sessions.connected(names.players):
                     await check()
                 with self._sessions.admitted():
-                    result = await self._run(hot, request, explicit, place, check)
+                    result = await self._run(hot, request, explicit, place, check, incarnation)
             except AnsweredBefore:
                 # A signer that has no result yet needn't wait for this one.
                 await self._sessions.decline(names, Code.CONFLICT)
@@ -186,6 +190,7 @@ class Signing:
         explicit: bytes | None,
         place: tuple[str, str],
         check: Callable[[], Awaitable[None]],
+        incarnation: bytes,
     ) -> tuple[Signature, ...]:
         """Sign, unless ``check`` raises: a repeated request has its result already.
 
@@ -194,7 +199,7 @@ class Signing:
         self._sessions.refuse_banned(request.names.players)
         job = await self._job(request, hot.key)
         taken = await self._claims.take(hot.row, job, explicit, check)
-        journal = self._journal(job.paths, place)
+        journal = self._journal(incarnation, job.paths, place)
         if taken is None:
             await check()
             made = await self._sessions.run(job.full_spec(), job.full, journal, public=False)
@@ -250,6 +255,10 @@ class Signing:
                 del self._settling[place]
 
         self._spawn(save())
+
+    def forget(self) -> None:
+        """What is remembered of keys for a second goes."""
+        self._hot.clear()
 
     async def _job(self, request: Sign, key: KeyShare) -> Job:
         index, vault = self._params.index, self._params.vault_id

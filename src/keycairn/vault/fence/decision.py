@@ -99,7 +99,7 @@ def _why(history: History, holder: int, witness: Witness) -> str:
     if witness.era > own.era:
         lost = f"a rejoin of this node (era {witness.era}; the database is of era {own.era})"
     elif witness.length > own.length:
-        lost = f"{witness.length - own.length} changes after the {own.length}th"
+        lost = f"{witness.length - own.length} changes after change {own.length}"
     else:
-        lost = f"another change as the {witness.length}th"
+        lost = f"another change as change {witness.length}"
     return f"{source} knows of {lost}: the database is older than this node's last word"

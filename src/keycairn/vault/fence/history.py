@@ -1,8 +1,9 @@
 """The chain of a node's state changes.
 
-Every change that must not be forgotten (start, rejoin, key activated or deleted, generation, ban
-and un-ban, allow-list change) extends the chain by one. A *head* is (era, length, hash); it names
-one history and all of its past. Lengths alone say nothing: a history that was put back catches up.
+Every change that must not be forgotten (start, rejoin, READY given, key activated or deleted,
+generation, ban and un-ban, allow-list change) extends the chain by one. A *head* is (era, length,
+hash); it names one history and all of its past. Lengths alone say nothing: a history that was put
+back catches up.
 
 An *era* begins with a rejoin: from there on the operator has accepted what was lost, so heads of
 earlier eras may be missing from the chain.
