@@ -1,9 +1,10 @@
-"""A node on disk with a real SQLite store, real keys with certificates, and its operator."""
+"""A node on disk with a real store, real keys with certificates, and its operator."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,15 +13,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from databases import Scratch, scratch
 from keycairn.backup import BundleInputs, Opener, SecretSource, create_bundle, opener
 from keycairn.curves import group
 from keycairn.encoding import SecretBytes, SecretScalar
 from keycairn.encryptors import EncryptorConfig, create_keyring, open_keyring
+from keycairn.node.files import write_private
 from keycairn.ports.seeded import ManualClock, SeededRng
 from keycairn.protocols.keygen import ready_statement
 from keycairn.protocols.record import KeyRecord
+from keycairn.store.database import Database
 from keycairn.store.documents import DocumentDirectory
-from keycairn.store.sqlite import SqliteStore, write_keyring
+from keycairn.store.opening import open_store, read_keyring, write_keyring
+from keycairn.store.sql import SqlStore
 from keycairn.vault.api import Identity
 from keycairn.vault.ports import Batch, BundleRow, DocumentRow, NewKey
 from keycairn.vault.sealing import Sealer
@@ -46,7 +51,8 @@ class DiskNode:
     age_identity: pyrage.x25519.Identity
     clock: ManualClock = field(default_factory=ManualClock)
     rng: SeededRng = field(default_factory=lambda: SeededRng("node"))
-    store: SqliteStore | None = None
+    store: SqlStore | None = None
+    scratch: Scratch | None = None  # its database on a server
     shares: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -78,16 +84,24 @@ class DiskNode:
         """Make the database with a keyring, and open it."""
         config = EncryptorConfig("keyfile", secret_file=self.operator / "master.key")
         keyring = create_keyring(config, vault=VAULT, node=self.index, rng=self.rng).encode()
-        write_keyring(self.database, keyring)
+        where = self.database if self.scratch is None else self.scratch.server
+        write_keyring(where, keyring)
+        self.store = await self.open(where, create=True)
+
+    async def open(self, where: Database, *, create: bool = False) -> SqlStore:
+        """Open a database of this node."""
+        config = EncryptorConfig("keyfile", secret_file=self.operator / "master.key")
+        keyring = read_keyring(where)
+        assert keyring is not None
         key = open_keyring(config, keyring, vault=VAULT, node=self.index, rng=self.rng)
-        self.store = await SqliteStore.open(
-            self.database,
+        return await open_store(
+            where,
             sealer=Sealer(key, vault=VAULT, node=self.index, rng=self.rng),
             vault=VAULT,
             node=self.index,
             clock=self.clock,
             rng=self.rng,
-            create=True,
+            create=create,
         )
 
     @property
@@ -178,7 +192,9 @@ class DiskNode:
         return row
 
 
-def config_text(index: int, operator: Path, ports: tuple[int, int, int]) -> str:
+def config_text(
+    index: int, operator: Path, ports: tuple[int, int, int], scratch: Scratch | None = None
+) -> str:
     """A node.toml that names files inside, beside and outside of the node's directory."""
     peers = "\n".join(
         f'[[peers]]\nindex = {i}\npublic_key = "{identity_of(i).public.hex()}"\n'
@@ -186,6 +202,9 @@ def config_text(index: int, operator: Path, ports: tuple[int, int, int]) -> str:
         for i in PLAYERS
         if i != index
     )
+    database = 'url = "sqlite:///data/node.db"'
+    if scratch is not None:
+        database = f'url = "{scratch.url}"\npassword_file = "{operator}/database.password"'
     return f"""# a comment that a restore keeps in the original copy
 [vault]
 id = "{VAULT}"
@@ -194,7 +213,7 @@ index = {index}
 identity_key_file = "identity.key"
 {peers}
 [database]
-url = "sqlite:///data/node.db"
+{database}
 [anchor]
 directory = "anchor"
 [encryptor]
@@ -230,7 +249,7 @@ async def make_node(tmp_path: Path, free_ports: Callable[..., int]) -> MakeNode:
     """``await make_node(2)`` gives an initialised node with an open store."""
     made: list[DiskNode] = []
 
-    async def make(index: int = 2, root: Path | None = None) -> DiskNode:
+    async def make(index: int = 2, root: Path | None = None, on: str = "sqlite") -> DiskNode:
         base = root or tmp_path
         home, operator = base / f"node{index}", base / f"operator{index}"
         for directory in (home / "data", home / "anchor", home / "ers"):
@@ -239,7 +258,11 @@ async def make_node(tmp_path: Path, free_ports: Callable[..., int]) -> MakeNode:
             directory.mkdir(parents=True)
         port = free_ports(3)
         ports = (port, port + 1, port + 2)
-        (home / "node.toml").write_text(config_text(index, operator, ports))
+        base_there = None
+        if on != "sqlite":
+            base_there = databases.enter_context(scratch(on))
+            write_private(operator / "database.password", base_there.password.encode() + b"\n")
+        (home / "node.toml").write_text(config_text(index, operator, ports, base_there))
         (home / "notes.txt").write_text("call Ada")
         key = Ed25519PrivateKey.from_private_bytes(identity_of(index).private.reveal())
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -255,15 +278,17 @@ async def make_node(tmp_path: Path, free_ports: Callable[..., int]) -> MakeNode:
             operator,
             index,
             pyrage.x25519.Identity.generate(),
+            scratch=base_there,
         )
         await node.create()
         made.append(node)
         return node
 
-    yield make  # type: ignore[misc]
-    for node in made:
-        if node.store is not None:
-            await node.store.close()
+    with ExitStack() as databases:
+        yield make  # type: ignore[misc]
+        for node in made:
+            if node.store is not None:
+                await node.store.close()
 
 
 @pytest.fixture

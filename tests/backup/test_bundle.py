@@ -288,10 +288,12 @@ async def test_a_full_disk(node: Any) -> None:
     from keycairn.errors import KeycairnError
     from keycairn.ports.system import SystemClock, SystemRng
     from keycairn.vault.api import Identity
+    from keycairn.vault.fence.history import Head
 
     class Store:
         async def keys(self, **_): return []
         async def pending_batches(self): return []
+        async def history_head(self): return Head(1, 0, bytes(32))
         async def snapshot(self, target): target.write_bytes(b"database")
 
     identity = Identity(SecretBytes({node.identity.private.reveal()!r}), {node.identity.public!r})

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 from keycairn.cli.commands import doctor
 from keycairn.cli.commands.key import key_text
 from keycairn.cli.local import restore_command
-from keycairn.cli.processes import _start_time
+from keycairn.cli.processes import NodeProcess, _start_time
 from keycairn.client import load_profile
 from keycairn.errors import Code, KeycairnError
+from keycairn.node.config import load_config
 
 Run = Callable[..., Any]
 
@@ -117,7 +119,7 @@ class Operator:
     async def status(self) -> dict[str, Any]:
         return {}
 
-    async def backup_point(self, step: str) -> dict[str, Any]:
+    async def backup_point(self, step: str, **_: Any) -> dict[str, Any]:
         return {"newest": 0} if step == "hold" else {"held": True}
 
     async def backup_create(self) -> dict[str, Any]:
@@ -239,3 +241,57 @@ def test_a_lost_node_directory_is_not_answered_with_init(tmp_path: Path, keycair
     assert "node restore" in ran.json["error"]["next"]
     assert Code(ran.error) is Code.MALFORMED
     assert KeycairnError.from_json(ran.json).not_lost
+
+
+class Apart(Operator):
+    """A node that runs and has no link to node 2."""
+
+    async def status(self) -> dict[str, Any]:
+        return {"state": "ACTIVE", "findings": []}
+
+    async def peers(self) -> list[dict[str, Any]]:
+        return [{"index": 2, "up": False, "banned": False}, {"index": 3, "up": True}]
+
+    async def backups(self) -> list[dict[str, Any]]:
+        return [{"sha256": "00"}]
+
+    async def ers_keys(self) -> list[dict[str, Any]]:
+        return []
+
+    async def presignatures(self) -> list[dict[str, Any]]:
+        return []
+
+
+@pytest.mark.parametrize(("well", "findings"), [({1, 2, 3}, 1), ({1, 3}, 0)])
+async def test_doctor_names_nodes_that_run_and_do_not_reach_each_other(
+    made: Path, monkeypatch: pytest.MonkeyPatch, well: set[int], findings: int
+) -> None:
+    """A wrong pin or address between two nodes: each can sign with the third, and is healthy."""
+    monkeypatch.setattr(doctor, "OperatorClient", Apart)
+    node = load_profile(made / "vault.toml").nodes[0]
+    found = await doctor._operator(node, [], well)
+    assert len(found) == findings
+    assert all("node 1 does not reach node 2" in f["what"] for f in found)
+    assert all(f"keycairn node peers --config {made / 'node1'}" in f["next"] for f in found)
+
+
+def test_doctor_sends_nobody_to_a_command_that_only_local_vaults_have(made: Path) -> None:
+    """QUARANTINED, in a vault whose nodes are on machines of their own."""
+    profile = load_profile(made / "vault.toml")
+    state: dict[str, Any] = {"ok": False, "reasons": ["node 1 is QUARANTINED"]}
+    health: dict[int, dict[str, Any]] = {1: state, 2: {**state, "reached": False}, 3: {"ok": True}}
+    running, gone = (f["next"] for f in doctor._nodes(profile, health))
+    config = f"--config {profile.nodes[0].config}"
+    assert running == f"keycairn node status {config}; keycairn node peers {config}"
+    assert gone == f"keycairn vault status {made}"
+    far = replace(profile, nodes=tuple(replace(n, config=None) for n in profile.nodes))
+    for finding in doctor._nodes(far, health):
+        assert "keycairn node status --config node.toml" in finding["next"]
+        assert "vault status" not in finding["next"]
+
+
+def test_a_node_that_does_not_come_up_is_told_with_the_end_of_its_log(made: Path) -> None:
+    (made / "run").mkdir(exist_ok=True)
+    (made / "run" / "node1.log").write_text("Traceback\nModuleNotFoundError: No module named 'x'\n")
+    error = NodeProcess(1, made / "run", load_config(made / "node1" / "node.toml", {}))._failed()
+    assert error.message == "node 1 did not come up: ModuleNotFoundError: No module named 'x'"

@@ -113,10 +113,23 @@ def test_ers_from_key_to_document(
     rsa = tmp_path / "rsa.pem"
     process("keygen", "--out", rsa, module=tool)
     public = tmp_path / "rsa.pem.pub"
-    out = tmp_path / "doc.json"
+    out = tmp_path / "documents" / "doc.json"
+    out.parent.mkdir()
     create = ["ers", "create", key["key_id"], "--rsa-public-key", public, "--out", out, "--json"]
     refused = keycairn(*create, env=env)
     assert (refused.code, refused.error) == (3, "E_KEY_NOT_ALLOWED")
+    # No document goes beside the private key, and no command but recovery takes that.
+    beside = keycairn(*create[:-2], tmp_path / "doc.json", "--json", env=env)
+    assert (beside.code, beside.error) == (3, "E_POLICY")
+    assert "rsa.pem" in beside.json["error"]["message"]
+    assert not (tmp_path / "doc.json").exists()
+    for words in (
+        ["ers", "create", key["key_id"], "--rsa-public-key", rsa, "--out", out],
+        ["ers", "key", "add", "--rsa-public-key", rsa],
+        ["ers", "rotate", "--to", rsa],
+    ):
+        taken = keycairn(*words, "--json", env=env)
+        assert (taken.code, taken.error) == (3, "E_POLICY"), words
 
     challenges = tmp_path / "challenges"
     add = ["ers", "key", "add", "--rsa-public-key", public, "--out", challenges, "--json"]
@@ -163,8 +176,20 @@ def test_ers_from_key_to_document(
     others = ["ers", "key", "confirm", "--answers", answered, "--nodes", "2,3", "--json"]
     assert keycairn(*others, env=env).json["nodes"] == [2, 3]
 
-    removed = keycairn("ers", "key", "remove", confirmed["rsa_spki_sha256"], "--json", env=env)
+    private = keycairn("ers", "verify", out, "--rsa-public-key", rsa, "--json")
+    assert (private.code, private.error) == (3, "E_POLICY")
+    beside = process("keygen", "--out", out.parent / "new.pem", "--json", module=tool)
+    assert (beside.code, beside.error) == (3, "E_POLICY")
+    [listed] = keycairn("ers", "key", "list", "--json", env=env).json["keys"]
+    assert (listed["attestation"], listed["attested_days"]) == ("good", 0)
+
+    remove = ["ers", "key", "remove", confirmed["rsa_spki_sha256"], "--json"]
+    only = keycairn(*remove, env=env)
+    assert (only.code, only.error) == (3, "E_CONFLICT")
+    removed = keycairn(*remove, "--force", env=env)
     assert removed.json["removed"] == [1, 2, 3]
+    [row] = keycairn("ers", "status", key["key_id"], "--json", env=env).json["keys"]
+    assert (row["status"], row["have"]) == ("STALE", 0)
     out.unlink()
     assert keycairn(*create, env=env).error == "E_KEY_NOT_ALLOWED"
 

@@ -236,6 +236,8 @@ def test_bench_prints_the_documented_figures(keycairn: Run) -> None:
             "verify_ms_per_key",
             "bytes_per_key",
             "context_bytes_per_key",
+            "proof_bytes_per_key",
+            "peak_memory_mb",
         }
     presign = keycairn("bench", "presign", "--batch", "2", "--json").json
     names = {"signers", "batch", "ms_per_presignature_per_party"}

@@ -106,6 +106,23 @@ async def test_request_id_stays_session_id_changes(vault: Vault, nodes: dict[int
     assert caught.value.code is Code.PEER_TIMEOUT
 
 
+async def test_a_pair_setup_that_ended_under_a_request_costs_no_attempt(
+    vault: Vault, nodes: dict[int, Node]
+) -> None:
+    """A node has just begun a new incarnation; a node that says so for ever is not believed."""
+    ended = Abort(Code.UNAVAILABLE, "the setup has ended", detail={"setup_ended": True})
+    nodes[1].error, nodes[2].error = Abort(Code.PEER_TIMEOUT, "player 2 gave up"), ended
+    with pytest.raises(KeycairnError):
+        await vault.sign("K1", message=b"m", nodes=[1, 2])
+    assert len({b["session_id"] for b in nodes[2].bodies}) == 3
+    assert len({b["request_id"] for b in nodes[2].bodies}) == 1
+
+    nodes[2].bodies = []
+    with pytest.raises(KeycairnError):
+        await vault.sign("K1", message=b"m", nodes=[1, 2], presignature="00" * 32)
+    assert len(nodes[2].bodies) == 1, "a named presignature is not asked for twice"
+
+
 @pytest.mark.parametrize("field", ["public_key", "record_hash", "key_id", "generation"])
 async def test_nodes_that_disagree_are_named(
     vault: Vault, nodes: dict[int, Node], field: str

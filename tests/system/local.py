@@ -11,15 +11,18 @@ import subprocess
 import sys
 import threading
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import tomli_w
 
+from databases import SERVERS, renew
 from keycairn.client import OperatorClient, Vault
 from keycairn.node.config import load_config
 
+PROGRAM = (sys.executable, "-m", "keycairn.cli")
 START_SECONDS = 30.0
 
 
@@ -152,16 +155,26 @@ class LocalVault:
 
     # -- processes --------------------------------------------------------------------------
 
-    def start(self, *which: int, crash_at: str | None = None, wait: bool = True) -> None:
-        """Start nodes (all by default) and wait until they are ready."""
+    def start(
+        self,
+        *which: int,
+        crash_at: str | None = None,
+        wait: bool = True,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
+        """Start nodes (all by default) and wait until they are ready.
+
+        Args:
+            program: what stands for ``keycairn``: a node that lies is another program.
+        """
         chosen = which or self.players
         for i in chosen:
-            self.running[i] = self._spawn(i, crash_at)
+            self.running[i] = self._spawn(i, crash_at, program)
         if wait:
             for i in chosen:
                 self.running[i].wait_ready()
 
-    def _spawn(self, i: int, crash_at: str | None) -> NodeProcess:
+    def _spawn(self, i: int, crash_at: str | None, program: Sequence[str]) -> NodeProcess:
         logs = self.directory / "logs"
         logs.mkdir(exist_ok=True)
         log = (logs / f"node{i}.log").open("a", encoding="utf-8")
@@ -169,7 +182,7 @@ class LocalVault:
         if crash_at is not None:
             env["KEYCAIRN_CRASH_AT"] = crash_at
         process = subprocess.Popen(
-            [sys.executable, "-m", "keycairn.cli", "node", "run", "--config", str(self.config(i))],
+            [*program, "node", "run", "--config", str(self.config(i))],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -213,9 +226,15 @@ class LocalVault:
             node.log.close()
 
     def lose(self, i: int) -> None:
-        """The disaster: the node's machine is gone, its operator's safe is not."""
+        """The disaster: the node's machine is gone with its database, its operator's safe is not.
+
+        A database on a server is empty afterwards, as a new one would be.
+        """
         if i in self.running:
             self.kill(i)
+        url = self.toml(i)["database"]["url"] if self.config(i).exists() else ""
+        if url.partition(":")[0] in SERVERS:
+            renew(url)
         shutil.rmtree(self.node_directory(i))
 
     # -- clients ----------------------------------------------------------------------------
@@ -242,7 +261,9 @@ class LocalVault:
                 await asyncio.sleep(0.05)
 
     def newest_bundle(self, i: int) -> Path:
-        bundles = sorted((self.operator(i) / "backups").glob("*.bundle"))
+        # The names tell seconds: two of one second would be in the order of their hashes.
+        found = (self.operator(i) / "backups").glob("*.bundle")
+        bundles = sorted(found, key=lambda p: p.stat().st_mtime_ns)
         assert bundles, f"node {i} has no bundle"
         return bundles[-1]
 

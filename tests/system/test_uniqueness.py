@@ -129,8 +129,7 @@ def lives(local: LocalVault, node: int) -> dict[str, tuple[int, int]]:
 
 
 def database(local: LocalVault, node: int) -> Path:
-    (found,) = local.node_directory(node).rglob("node.db")
-    return found
+    return local.node_directory(node) / "data" / "node.db"
 
 
 def up_to_sign(base_r: str) -> str:

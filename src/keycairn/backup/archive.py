@@ -142,9 +142,10 @@ class ArchiveSource:
 def _holds_secret(shown: str) -> KeycairnError:
     return KeycairnError(
         Code.POLICY,
-        f"{shown} holds the master secret; a bundle never does",
+        f"{shown} holds the master secret, or the password of the database; a bundle never does",
         not_lost="No bundle was written; older bundles are untouched.",
-        next="keep the master secret outside of every file that [backup] lists",
+        next="keep both outside of every file that [backup] lists, and choose a password that is "
+        "no other word of this vault",
         detail={"file": shown},
     )
 

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from keycairn.backup.apart import refuse_key_beside_documents
 from keycairn.backup.archive import Source
 from keycairn.backup.disk import disk_errors, open_regular, walk
 from keycairn.backup.external import External, read_external
@@ -26,6 +27,8 @@ from keycairn.errors import Code, KeycairnError
 INDEX = "index.json"
 CONFIG = "config/node.toml"
 DATABASE = "database/node.db"
+#: The server's own dump, for people who want one beside the copy.
+DUMP = "database/server.dump"
 IDENTITY = "files/player.identity_key_file"
 _MAX_INDEX = 64 << 20
 _MAX_FILES = 1_000_000
@@ -38,9 +41,10 @@ class Origin:
     """Where a part came from.
 
     Attributes:
-        role: "config", "database", "file", "ers" or "include".
+        role: "config", "database", "dump", "file", "ers" or "include".
         key: dotted key of node.toml that names it.
-        path: its absolute path on the machine that made the bundle.
+        path: its absolute path on the machine that made the bundle; for a database on a server,
+            its kind, hosts and name as in a URL.
         inside: path relative to the node's directory, or None.
         executable: whether its owner could execute it.
     """
@@ -153,61 +157,78 @@ def collect(config_path: Path, forbidden: Sequence[SecretBytes] = ()) -> Collect
 
     Args:
         config_path: node.toml.
-        forbidden: secrets that must not occur in any part (the master secret); the content of
-            ``[encryptor] secret_file`` is added if it can be read.
+        forbidden: secrets that must not occur in any part (the master secret, the database's
+            password); the content of ``[encryptor] secret_file`` and ``[database] password_file``
+            is added if it can be read.
 
     Raises:
         KeycairnError: E_NOT_FOUND for a file that the configuration names and that isn't there,
-            E_POLICY when one of them is the master secret, E_MALFORMED for the configuration.
+            E_POLICY when one of them is a secret, E_MALFORMED for the configuration.
     """
     config_path = Path(os.path.normpath(config_path.absolute()))
     with disk_errors(f"{config_path} can't be read"), open_regular(config_path) as stream:
         raw = stream.read(MAX_CONFIG + 1)
     config = NodeFile.parse(raw, config_path.parent)
     found = Collection(config, forbidden=[s for s in forbidden if len(s.reveal()) >= _MIN_SEARCHED])
-    secret = _Master(config)
-    found.forbidden += secret.patterns
+    secret = _Secrets(config)
+    found.forbidden = _searched([*found.forbidden, *secret.patterns], config)
     found.sources.append(from_bytes(CONFIG, raw, str(config_path)))
     found.origins[CONFIG] = Origin("config", "", str(config_path), config_path.name)
     for named in config.files():
         _add(found, secret, named, f"files/{named.key}", "file", named.path)
     _add_documents(found, secret)
     _add_includes(found, secret)
+    refuse_key_beside_documents(
+        {Path(o.path): (o.role, o.key) for o in found.origins.values() if o.role != "database"}
+    )
     if len(found.sources) > _MAX_FILES:
         raise KeycairnError(Code.TOO_LARGE, f"more than {_MAX_FILES} files belong to this node")
     return found
 
 
-class _Master:
-    """Recognises the master secret among the files of a bundle."""
+def _searched(secrets: Sequence[SecretBytes], config: NodeFile) -> list[SecretBytes]:
+    """The secrets that can be told from what node.toml says openly: not a password that is the
+    user's name."""
+    server = config.server()
+    names = () if server is None else (server.user.encode(), server.name.encode())
+    return [s for s in secrets if not any(s.reveal() in name for name in names)]
+
+
+class _Secrets:
+    """Recognises the master secret and the database's password among the files of a bundle."""
 
     def __init__(self, config: NodeFile) -> None:
-        self.path = config.secret_file()
         self.patterns: list[SecretBytes] = []
-        self._stat: os.stat_result | None = None
-        if self.path is None:
-            return
-        try:
-            self._stat = self.path.stat()
-            with open_regular(self.path) as stream:
-                content = stream.read(MAX_CONFIG)
-        except OSError:
-            return  # Not readable from here, so it can't get into the bundle either.
-        self.patterns += [
-            SecretBytes(form) for form in _forms(content) if len(form) >= _MIN_SEARCHED
-        ]
+        self._known: list[tuple[str, Path, os.stat_result | None]] = []
+        password = config.password()
+        for what, path in (
+            ("the master secret", config.secret_file()),
+            ("the password of the database", None if password is None else password.secret_file),
+        ):
+            if path is not None:
+                self._learn(what, path)
+
+    def _learn(self, what: str, path: Path) -> None:
+        found = None
+        # What can't be read from here can't get into the bundle either.
+        with suppress(OSError):
+            found = path.stat()
+            with open_regular(path) as stream:
+                forms = _forms(stream.read(MAX_CONFIG))
+            self.patterns += [SecretBytes(form) for form in forms if len(form) >= _MIN_SEARCHED]
+        self._known.append((what, path, found))
 
     def refuse(self, path: Path, key: str) -> None:
-        """Raise E_POLICY if ``path`` is the master secret, by any name or link."""
-        same = self._stat is not None and os.path.samestat(self._stat, path.stat())
-        if same or path == self.path:
-            raise KeycairnError(
-                Code.POLICY,
-                f"{path} is the master secret; a bundle never holds it",
-                not_lost="No bundle was written; older bundles are untouched.",
-                next=f"take it out of {key}; keep a copy of the secret elsewhere, on its own",
-                detail={"file": str(path), "key": key},
-            )
+        """Raise E_POLICY if ``path`` is one of them, by any name or link."""
+        for what, known, found in self._known:
+            if path == known or (found is not None and os.path.samestat(found, path.stat())):
+                raise KeycairnError(
+                    Code.POLICY,
+                    f"{path} is {what}; a bundle never holds it",
+                    not_lost="No bundle was written; older bundles are untouched.",
+                    next=f"take it out of {key}; keep a copy of the secret elsewhere, on its own",
+                    detail={"file": str(path), "key": key},
+                )
 
 
 def _forms(content: bytes) -> list[bytes]:
@@ -230,7 +251,7 @@ def public_half(pem: bytes) -> bytes | None:
 
 def _add(
     found: Collection,
-    secret: _Master,
+    secret: _Secrets,
     named: Named,
     name: str,
     role: str,
@@ -263,7 +284,7 @@ def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _add_documents(found: Collection, secret: _Master) -> None:
+def _add_documents(found: Collection, secret: _Secrets) -> None:
     store = found.config.ers_store()
     for path in walk(store.path):
         name = f"ers/{path.relative_to(store.path).as_posix()}"
@@ -277,7 +298,7 @@ def _add_documents(found: Collection, secret: _Master) -> None:
             found.skipped.append(_shown(path))
 
 
-def _add_includes(found: Collection, secret: _Master) -> None:
+def _add_includes(found: Collection, secret: _Secrets) -> None:
     number = 0
     for named in found.config.includes():
         paths = walk(named.path) if named.path.is_dir() else [named.path]

@@ -11,7 +11,7 @@ import hashlib
 import platform
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from keycairn import __version__
-from keycairn.backup import age
+from keycairn.backup import age, dumps
 from keycairn.backup.archive import ArchiveSource, Source
 from keycairn.backup.bundle import Bundle, check_hashes, read_bundle, write_header
 from keycairn.backup.collect import (
     DATABASE,
+    DUMP,
     IDENTITY,
     INDEX,
     Collection,
@@ -43,11 +44,19 @@ from keycairn.backup.disk import (
     sync,
     unavailable,
 )
-from keycairn.backup.manifest import HeldKey, Manifest, PendingBatch, Point, sign_manifest
+from keycairn.backup.manifest import (
+    HeldKey,
+    History,
+    Manifest,
+    PendingBatch,
+    Point,
+    sign_manifest,
+)
 from keycairn.backup.targets import Target, digest_of, stored, target_of
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
+from keycairn.store.database import Server
 from keycairn.vault.api import Identity
 from keycairn.vault.ports import BundleRow, Store
 
@@ -63,20 +72,26 @@ class BundleInputs:
 
     Attributes:
         config: the node's ``node.toml``; every file that it names goes in.
-        forbidden: the master secret in the forms that it is kept in; if any part holds one of
-            these, nothing is written. Secrets under 12 bytes are not searched for.
+        forbidden: the master secret in the forms that it is kept in, and the database's password;
+            if any part holds one of these, nothing is written. Secrets under 12 bytes are not
+            searched for.
+        dump: the database's server, with its password, if the bundle is to hold the server's own
+            dump beside the copy (:mod:`keycairn.backup.dumps`).
     """
 
     config: Path
     forbidden: tuple[SecretBytes, ...] = ()
+    dump: Server | None = None
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a store holds: keys by id, and the batches that wait for their certificate."""
+    """What a store holds: keys by id, the batches that wait for their certificate, and where its
+    history stands."""
 
     keys: dict[str, HeldKey]
     pending: tuple[PendingBatch, ...]
+    history: History | None = None
 
 
 async def read_inventory(store: Store) -> Inventory:
@@ -99,7 +114,8 @@ async def read_inventory(store: Store) -> Inventory:
         )
         for b in await store.pending_batches()
     )
-    return Inventory(keys, pending)
+    head = await store.history_head()
+    return Inventory(keys, pending, History(head.era, head.length, head.hash))
 
 
 @dataclass(frozen=True)
@@ -163,7 +179,8 @@ async def create_bundles(
         clock: for times in name and receipt.
         rng: for the temporary name.
         point: the backup point that this is a part of.
-        taken: called once the copy of the database is there; the rest only reads the copy.
+        taken: called once the copy of the database is there. Nothing else has to be of that
+            moment: the server's own dump, if any, is made afterwards.
 
     Returns:
         One result a target, in order. Receipts have level "hashes": verified after reading back.
@@ -171,11 +188,13 @@ async def create_bundles(
 
     Raises:
         KeycairnError: for what fails before any target is written to: E_NOT_FOUND (a file that
-            the configuration names isn't there), E_POLICY (a file is the master secret),
-            E_MALFORMED (recipients, configuration), E_CONFLICT (another backup of this node
-            runs), E_UNAVAILABLE.
+            the configuration names isn't there), E_POLICY (a file is a secret; the program of the
+            server's dump is missing or older than the server), E_MALFORMED (recipients,
+            configuration), E_CONFLICT (another backup of this node runs), E_UNAVAILABLE.
     """
     age.check_recipients(recipients)
+    if inputs.dump is not None:
+        await asyncio.to_thread(dumps.require_tools, inputs.dump)
     places = [target_of(target) for target in targets]
     early = await asyncio.to_thread(collect, inputs.config, inputs.forbidden)
     await asyncio.to_thread(_check_identity, early, identity)
@@ -183,14 +202,19 @@ async def create_bundles(
     if len(away) == len(places):
         # Nobody would have the copy: don't disturb the database for it.
         return [Made(place.place, None, away[place.place]) for place in places]
-    data = early.config.database().path.parent
+    data = early.config.data_directory().path
     with exclusive(data / LOCK, "another backup of this node is running"):
         scratch = data / SCRATCH
         with _scratch(scratch):
             inventory = await read_inventory(store)
             await store.snapshot(scratch / "node.db")
             stamp = clock.now_us()
+            tools = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
             taken()
+            if inputs.dump is not None:
+                made_by = await asyncio.to_thread(dumps.dump, inputs.dump, scratch / "server.dump")
+                program, _, version = made_by.partition(" ")
+                tools[program] = version
             # Collected again behind the snapshot: documents are filed before their rows are.
             found = await asyncio.to_thread(collect, inputs.config, inputs.forbidden)
             made = []
@@ -198,7 +222,7 @@ async def create_bundles(
                 if place.place in away:
                     made.append(Made(place.place, None, away[place.place]))
                     continue
-                job = _Job(found, inventory, scratch, place, identity, recipients, point)
+                job = _Job(found, inventory, scratch, place, identity, recipients, point, tools)
                 made.append(await _make(job, stamp, clock, rng))
     return made
 
@@ -257,6 +281,7 @@ class _Job:
     identity: Identity
     recipients: Sequence[str]
     point: Point | None
+    tools: Mapping[str, str]
 
     def write(self, stamp_us: int, token: str) -> str:
         config = self.found.config
@@ -288,13 +313,17 @@ class _Job:
 
     def _encrypt(self, payload: Path, stamp_us: int) -> Manifest:
         config = self.found.config
-        database = config.database()
-        self.found.origins[DATABASE] = Origin(
-            "database", database.key, str(database.path), database.inside
-        )
+        file, server = config.database(), config.server()
+        where, inside = (str(server), None) if file is None else (str(file.path), file.inside)
+        self.found.origins[DATABASE] = Origin("database", "database.url", where, inside)
+        databases = [from_file(DATABASE, self.scratch / "node.db")]
+        dump = self.scratch / "server.dump"
+        if dump.exists():
+            self.found.origins[DUMP] = Origin("dump", "database.url", where, None)
+            databases.append(from_file(DUMP, dump))
         sources: list[Source] = [
             from_bytes(INDEX, self.found.index(), INDEX),
-            from_file(DATABASE, self.scratch / "node.db"),
+            *databases,
             *self.found.sources,
         ]
         archive = ArchiveSource(sources, self.found.forbidden)
@@ -316,8 +345,10 @@ class _Job:
             recipients=tuple(self.recipients),
             players={**config.peers, config.index: self.identity.public},
             threshold=config.threshold,
-            tools={"python": platform.python_version(), "sqlite": sqlite3.sqlite_version},
+            database=config.database_kind,
+            tools=self.tools,
             point=self.point,
+            history=self.inventory.history,
         )
 
 

@@ -51,6 +51,7 @@ class DatabaseReport:
     """What a look into a database copy found.
 
     Attributes:
+        version: of its schema.
         keys: number of keys in it.
         uncertified: active batches whose certificate doesn't verify, by id in hex.
         pending: batches that wait for READY of somebody.
@@ -59,6 +60,7 @@ class DatabaseReport:
         proofs: whether every share fits its certified record; cant_tell without the secret.
     """
 
+    version: int = 0
     keys: int = 0
     uncertified: list[str] = field(default_factory=list)
     pending: list[Batch] = field(default_factory=list)
@@ -87,7 +89,8 @@ def check_plain(path: Path, manifest: Manifest, pins: Mapping[int, bytes]) -> Da
             sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
         ) as db:
             db.row_factory = sqlite3.Row
-            _check_shape(db)
+            report.version = _check_shape(db)
+            _check_history(db, manifest)
             _check_keys(db, manifest, report)
             _check_batches(db, pins, report)
             rows = db.execute("SELECT * FROM documents ORDER BY sha256")
@@ -110,7 +113,7 @@ def _unsound(why: str) -> KeycairnError:
     )
 
 
-def _check_shape(db: sqlite3.Connection) -> None:
+def _check_shape(db: sqlite3.Connection) -> int:
     if db.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
         raise _unsound("SQLite finds it damaged")
     names = {row["name"] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
@@ -124,6 +127,17 @@ def _check_shape(db: sqlite3.Connection) -> None:
     table = schema.presignatures.name
     if table in names and db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:  # noqa: S608
         raise _unsound("it holds presignatures, which no copy of a store may hold")
+    return version
+
+
+def _check_history(db: sqlite3.Connection, manifest: Manifest) -> None:
+    """The history that the manifest names is a part of the copy's."""
+    said = manifest.history
+    if said is None or said.length == 0:
+        return
+    row = db.execute("SELECT era, hash FROM history WHERE length = ?", (said.length,)).fetchone()
+    if row is None or (row["era"], bytes(row["hash"])) != (said.era, said.head):
+        raise _unsound("its history is not the one that the manifest names")
 
 
 def _check_keys(db: sqlite3.Connection, manifest: Manifest, report: DatabaseReport) -> None:

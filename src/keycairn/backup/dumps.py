@@ -55,6 +55,17 @@ def _tools(server: Server) -> _Tools:
     return _POSTGRESQL if server.kind == POSTGRESQL else _MARIADB
 
 
+def require_tools(server: Server) -> None:
+    """Check that a dump of ``server`` can be made here. Blocks.
+
+    Raises:
+        KeycairnError: E_POLICY (program missing or older than the server; both versions are
+            named), E_UNAVAILABLE (server).
+    """
+    tools = _tools(server)
+    _require(tools.dump, tools, server)
+
+
 def dump(server: Server, target: Path) -> str:
     """Write a dump of ``server`` to the new file ``target``: consistent, flushed, 0600. Blocks.
 

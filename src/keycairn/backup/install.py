@@ -2,6 +2,10 @@
 
 At any moment the target is either as it was, or complete. After an interruption the same command
 works again: what is left beside the target carries a marker, is recognised, and removed.
+
+A database on a server is filled before the rename, in one transaction that leaves a marker there
+(:mod:`keycairn.store.restoring`). Either way the copy is marked as restored first: a node that
+finds the mark rejoins before it does anything else.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,8 +35,11 @@ from keycairn.backup.layout import BESIDE, Placed
 from keycairn.backup.machine import MARKER, check_target, staging_of
 from keycairn.backup.manifest import Part
 from keycairn.backup.restore import RestorePlan, filed_documents
+from keycairn.backup.server import from_staging, restore_name
 from keycairn.errors import Code, KeycairnError
 from keycairn.store.files import fsync_path
+from keycairn.store.opening import mark_restored
+from keycairn.store.restoring import put, settled
 from keycairn.vault.ports import BundleRow, Store
 
 _KEPT = "The bundle is unchanged, and nothing stands at the target that wasn't there before."
@@ -53,17 +60,22 @@ async def execute(plan: RestorePlan) -> dict[str, Any]:
     if plan.dry_run:
         raise KeycairnError(Code.POLICY, "this plan was made as a dry run")
     staging = staging_of(plan.into)
+    server_speaks = False
     with _staging(staging, plan.sha256):
         try:
             await asyncio.to_thread(_write_files, plan, staging)
             await _settle_database(plan, staging)
+            server_speaks = True
+            await asyncio.to_thread(_fill_server, plan, staging)
+            server_speaks = False
             await asyncio.to_thread(_into_place, plan, staging)
         except OSError as exc:
             raise unavailable(
                 f"the node can't be restored to {plan.into}", exc, not_lost=_KEPT
             ) from exc
         except KeycairnError as exc:
-            away = exc.code is Code.UNAVAILABLE  # The disk: words about a running node mislead.
+            # The disk: words about a running node mislead. A server's own words don't.
+            away = exc.code is Code.UNAVAILABLE and not server_speaks
             raise KeycairnError(
                 exc.code,
                 f"{exc.message} ({plan.into} can't be written)" if away else exc.message,
@@ -73,6 +85,10 @@ async def execute(plan: RestorePlan) -> dict[str, Any]:
                 else exc.next,
                 detail=exc.detail,
             ) from exc
+    if plan.server is not None:
+        # It counts only until the node starts, so that nothing depends on this.
+        with suppress(KeycairnError):
+            await asyncio.to_thread(settled, plan.server)
     result = plan.to_json(done=True)
     if plan.put_back:
         put = await asyncio.to_thread(_put_back, plan)
@@ -216,7 +232,7 @@ def _write_files(plan: RestorePlan, staging: Path) -> None:
     if plan.layout.launch:
         lines = [f"{item.to}  ->  {item.original}\n" for item in plan.layout.launch]
         _write(staging / ORIGINS, "".join(lines).encode())
-    directories = [config.anchor(), config.ers_store(), *config.targets()]
+    directories = [config.anchor(), config.data_directory(), config.ers_store(), *config.targets()]
     for named in directories:
         if named.inside is not None:
             (staging / named.inside).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -230,19 +246,35 @@ def _write(path: Path, data: bytes) -> None:
 
 
 async def _settle_database(plan: RestorePlan, staging: Path) -> None:
-    """Write the receipt of this very bundle, and make document rows say what is really there."""
-    if plan.opener is None:
+    """Write the receipt of this very bundle, make document rows say what is really there, and mark
+    the copy as restored."""
+    copy = staging / plan.layout.copy
+    manifest = plan.bundle.manifest
+    if plan.opener is not None:
+        store = await plan.opener(copy)
+        try:
+            await store.audit(
+                "node.restored", {"bundle": plan.sha256, "created_us": manifest.created_us}
+            )
+            await store.put_bundle(_receipt(plan))
+            await _settle_documents(plan, store)
+        finally:
+            await store.close()
+    why = f"restored from the bundle of {manifest.created_us} us, SHA-256 {plan.sha256}"
+    await asyncio.to_thread(mark_restored, copy, why)
+
+
+def _fill_server(plan: RestorePlan, staging: Path) -> None:
+    """Put the rows into the server's database; the copy goes, and no trace of it stays."""
+    if plan.layout.config.server() is None:
         return
-    store = await plan.opener(staging / str(plan.layout.config.database().inside))
-    try:
-        manifest = plan.bundle.manifest
-        await store.audit(
-            "node.restored", {"bundle": plan.sha256, "created_us": manifest.created_us}
-        )
-        await store.put_bundle(_receipt(plan))
-        await _settle_documents(plan, store)
-    finally:
-        await store.close()
+    if plan.server is None:
+        raise KeycairnError(Code.POLICY, "this plan did not ask the database's server")
+    copy = staging / plan.layout.copy
+    server = from_staging(plan.server, plan.into, staging)
+    put(copy, server, restore_name(plan.sha256, plan.into))
+    for name in (copy.name, f"{copy.name}-wal", f"{copy.name}-shm", f"{copy.name}-journal"):
+        copy.with_name(name).unlink(missing_ok=True)
 
 
 def _receipt(plan: RestorePlan) -> BundleRow:

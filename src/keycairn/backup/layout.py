@@ -15,6 +15,8 @@ from keycairn.backup.nodefile import NodeFile, safe_relative
 from keycairn.backup.rewrite import Change, Mapped, Rewriter
 from keycairn.errors import Code, KeycairnError
 
+#: Where the copy of the database waits while a restore puts it into a server's.
+IMAGE = ".keycairn-restore.db"
 #: Holds what lay outside of the node's directory and has no other place in the new one.
 BESIDE = "restored-files"
 
@@ -52,6 +54,12 @@ class Layout:
     changes: tuple[Change, ...]
     placed: tuple[Placed, ...]
     launch: tuple[Launch, ...]
+
+    @property
+    def copy(self) -> str:
+        """Place of the database's copy: the node's database itself, or :data:`IMAGE`."""
+        file = self.config.database()
+        return IMAGE if file is None else _inside(file.inside)
 
 
 def make_layout(
@@ -91,8 +99,8 @@ def make_layout(
     placed: dict[PurePosixPath, Placed] = {}
     launch = []
     for name, origin in index.origins.items():
-        if name in (CONFIG, INDEX):
-            continue
+        if name in (CONFIG, INDEX) or origin.role == "dump":
+            continue  # A dump is for people; a restore takes the copy.
         to = safe_relative(_place(name, origin, new, elsewhere))
         if origin.role == "include" and origin.inside is None:
             launch.append(Launch(str(to), origin.path, there[name], origin.executable))
@@ -114,7 +122,8 @@ def make_layout(
 
 def _place(name: str, origin: Origin, new: NodeFile, elsewhere: Mapping[str, str]) -> str:
     if origin.role == "database":
-        return _inside(new.database().inside)
+        file = new.database()
+        return IMAGE if file is None else _inside(file.inside)
     if origin.role == "ers":
         tail = name.removeprefix("ers/")
         return str(PurePosixPath(_inside(new.ers_store().inside)) / tail)

@@ -14,13 +14,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from keycairn.backup.external import External, read_external
+from keycairn.encryptors import EncryptorConfig
 from keycairn.errors import Code, KeycairnError, malformed
+from keycairn.store.database import SQLITE as SQLITE_KIND
+from keycairn.store.database import Server, parse_database, url_files
 from keycairn.vault.policy import DEFAULT_REQUIRE
 
 MAX_CONFIG = 1 << 20
 SQLITE = "sqlite:///"
 OBJECT_STORES = ("s3://",)
 SECRET_SOURCES = ("secret_file", "secret_env", "secret_credential")
+PASSWORD_SOURCES = ("password_file", "password_env", "password_credential")
+#: Files that hold what opens something else: no bundle takes them along.
+SECRET_FILES = ("encryptor.secret_file", "database.password_file")
 
 
 @dataclass(frozen=True)
@@ -133,16 +139,63 @@ class NodeFile:
                 raise malformed("node.toml: [[peers]] needs `index` and `public_key`") from exc
         return found
 
-    def database(self) -> Named:
-        """The SQLite file; E_POLICY for a database that this version can't back up."""
-        url = self._text("database", "url", f"{SQLITE}data/node.db")
-        if not url.startswith(SQLITE) or len(url) == len(SQLITE):
-            raise KeycairnError(
-                Code.POLICY,
-                "node.toml: [database] url names a database that this version can't back up",
-                next=f'use url = "{SQLITE}data/node.db"',
-            )
-        return self.named("database.url", url.removeprefix(SQLITE))
+    @property
+    def database_url(self) -> str:
+        """``[database] url`` as written."""
+        return self._text("database", "url", f"{SQLITE}data/node.db")
+
+    def server(self) -> Server | None:
+        """The database's server, without its password; None for a SQLite file.
+
+        Raises:
+            KeycairnError: E_MALFORMED, E_POLICY (:func:`~keycairn.store.database.parse_database`).
+        """
+        found = parse_database(self.database_url, self.home)
+        return found if isinstance(found, Server) else None
+
+    @property
+    def database_kind(self) -> str:
+        """ "sqlite", "postgresql" or "mariadb"."""
+        server = self.server()
+        return SQLITE_KIND if server is None else server.kind
+
+    def database(self) -> Named | None:
+        """The SQLite file; None where the database is on a server."""
+        if self.server() is not None:
+            return None
+        return self.named("database.url", self.database_url.removeprefix(SQLITE))
+
+    def data_directory(self) -> Named:
+        """Where the node's lock and token are, and a SQLite file."""
+        file = self.database()
+        if file is not None:
+            return self.named("database.url", str(file.path.parent))
+        return self.named("database.directory", self._text("database", "directory", "data"))
+
+    def password(self) -> EncryptorConfig | None:
+        """Where the database's password is, as :func:`~keycairn.encryptors.read_secret` takes it;
+        None for a user without one, and for a SQLite file."""
+        section = self._section("database")
+        given = [name for name in PASSWORD_SOURCES if name in section]
+        if len(given) > 1:
+            raise malformed(f"node.toml: [database] takes only one of {PASSWORD_SOURCES}")
+        if not given or self.server() is None:
+            return None
+        file, env, credential = (
+            self._text("database", name) if name in given else None for name in PASSWORD_SOURCES
+        )
+        path = None if file is None else self.named("database.password_file", file).path
+        return EncryptorConfig("password", path, env, credential)
+
+    def password_words(self) -> dict[str, str]:
+        """How the database's password is found again: ``source`` and ``where``; empty if there is
+        none. Never the password."""
+        config = self.password()
+        if config is None:
+            return {}
+        [source] = [name for name in PASSWORD_SOURCES if name in self._section("database")]
+        where = self._text("database", source)
+        return {"source": source, "where": str(config.secret_file or where)}
 
     def ers_store(self) -> Named:
         """The directory of ERS documents."""
@@ -207,18 +260,23 @@ class NodeFile:
         }
 
     def files(self) -> list[Named]:
-        """Every single file that the configuration names, but the master secret.
+        """Every single file that the configuration names, but the master secret and the database's
+        password.
 
         These are the keys that end in ``_file``, ``[api] tls_*``, and ``tls_cert``, ``tls_key`` and
-        ``tls_ca`` of any section. A file may hold a chain of certificates.
+        ``tls_ca`` of any section, and those in the query of ``[database] url``
+        (``database.sslrootcert``). A file may hold a chain of certificates.
         """
         found = []
         for key, value in _leaves(self.values):
             section, _, name = key.rpartition(".")
             names_file = name.endswith("_file") or name in ("tls_cert", "tls_key", "tls_ca")
             names_file = names_file or (section == "api" and name.startswith("tls_"))
-            if names_file and key != "encryptor.secret_file" and isinstance(value, str):
+            if names_file and key not in SECRET_FILES and isinstance(value, str):
                 found.append(self.named(key, value))
+        if self.server() is not None:
+            for word, text in url_files(self.database_url).items():
+                found.append(self.named(f"database.{word}", text))
         return sorted(found, key=lambda named: named.key)
 
 

@@ -190,6 +190,10 @@ class ObjectTarget:
         return location
 
     def names(self) -> list[str]:
+        return sorted(n for n in self.all_names() if n.endswith(SUFFIX))
+
+    def all_names(self) -> list[str]:
+        """Names of everything directly below the prefix."""
         self.check()
         client = self._client()
         start = f"{self.prefix}/" if self.prefix else ""
@@ -200,7 +204,7 @@ class ObjectTarget:
             )
             for page in pages:
                 found += [item["Key"][len(start) :] for item in page.get("Contents", ())]
-        return sorted(n for n in found if n.endswith(SUFFIX))
+        return found
 
     def remove(self, location: str) -> None:
         client = self._client()

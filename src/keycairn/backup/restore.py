@@ -4,6 +4,9 @@
 scratch directory, which it removes. :func:`keycairn.backup.install.execute` does what the plan
 says.
 
+Whatever database the node was on, the bundle holds a copy as one SQLite file. It becomes the node's
+database, or its rows go into the server's database that the configuration names.
+
 The six steps (docs/operations/backup-restore.md): database, encryptor, machine, addresses, files
 in place, presignatures gone (there are none in a bundle; setups and nonces belong to an
 incarnation, and every start draws a new one).
@@ -33,12 +36,15 @@ from keycairn.backup.external import Checked, not_checked, refuse_failed, run_ch
 from keycairn.backup.layout import Layout, Placed, make_layout
 from keycairn.backup.machine import check_ports, check_target
 from keycairn.backup.rewrite import check_mapping
+from keycairn.backup.server import check_server, server_with_password
 from keycairn.backup.unlock import opener
-from keycairn.backup.verify import look_inside, pins
+from keycairn.backup.verify import Unpacked, look_inside, pins
 from keycairn.encoding import SecretBytes
 from keycairn.encryptors import EncryptorConfig, section_config
 from keycairn.errors import Code, KeycairnError
 from keycairn.ports import Clock, Rng
+from keycairn.store import schema
+from keycairn.store.database import Server
 from keycairn.vault.policy import Answer
 
 
@@ -72,6 +78,7 @@ class RestorePlan:
         layout: where each part goes, and the new node.toml.
         report: what the database copy holds.
         opener: opens the database with the master secret, or None when it isn't here.
+        server: where the rows go, with its password; None for a SQLite file.
         location: where the bundle is stored: a path, or an address in an object store.
         external: the external items, with what their checks found.
         put_back: launch files go back to where they were, too, if nothing stands there.
@@ -85,6 +92,7 @@ class RestorePlan:
     layout: Layout
     report: DatabaseReport
     opener: Opener | None
+    server: Server | None
     identity: SecretBytes
     clock: Clock
     location: str
@@ -98,7 +106,12 @@ class RestorePlan:
     def to_json(self, *, done: bool = False) -> dict[str, Any]:
         """Result keys of ``node restore``; ``done`` is False for a plan or a dry run."""
         manifest = self.bundle.manifest
-        start = f"keycairn node run --config {self.into / self.layout.config_name}"
+        config = self.into / self.layout.config_name
+        start = f"keycairn node run --config {config}"
+        rejoin = (
+            "it rejoins by itself when all its peers answer; if one doesn't: "
+            f"keycairn node rejoin --config {config}"
+        )
         moved = {change.key: change.after for change in self.layout.changes}
         told = []
         if "api.listen" in moved:
@@ -126,10 +139,17 @@ class RestorePlan:
             "findings": [finding.to_json() for finding in self.findings],
             "changes": [change.to_json() for change in self.layout.changes],
             "encryptor": dict(self.encryptor),
+            "database": {
+                "kind": self.layout.config.database_kind,
+                "url": self.layout.config.database_url,
+                "password": self.layout.config.password_words(),
+            },
             "external": [checked.to_json() for checked in self.external],
             "launch": [item.to_json(self.into) for item in self.layout.launch],
             "point": None if manifest.point is None else manifest.point.number,
-            "next": list(dict.fromkeys([start, *told, *(f.next for f in self.findings if f.next)])),
+            "next": list(
+                dict.fromkeys([start, rejoin, *told, *(f.next for f in self.findings if f.next)])
+            ),
         }
 
 
@@ -165,15 +185,18 @@ async def plan_restore(
         node: the player index that is expected; another node's bundle is refused.
         secret_file: the master secret, if it isn't where the configuration expects it.
         environ: process environment, for ``secret_env``.
-        dry_run: report taken ports instead of refusing them; :func:`execute` refuses the plan.
+        dry_run: report taken ports, and a server's database that can't be used, instead of
+            refusing them; :func:`execute` refuses the plan.
         scratch: where the sealed database copy goes while it is looked at; the system's temporary
             directory by default.
 
     Raises:
-        KeycairnError: E_CONFLICT (another node's bundle, target not empty, live node, port in
-            use), E_STORE_INTEGRITY (bundle damaged, wrong master secret), E_UNWRAP_FAILED (age
+        KeycairnError: E_CONFLICT (another node's bundle, target or server's database not empty,
+            live node, port in use), E_NOT_FOUND (no such database, or no password for it),
+            E_STORE_INTEGRITY (bundle damaged, wrong master secret), E_UNWRAP_FAILED (age
             identity), E_MALFORMED (no bundle, newer format, mapping), E_POLICY (newer schema,
-            secret file readable by others, unknown signer), E_UNAVAILABLE (disk, external item).
+            secret file readable by others, unknown signer, unfit database server), E_UNAVAILABLE
+            (disk, database server, external item).
     """
     into = Path(os.path.normpath(into.absolute()))
     mapped = check_mapping(mapping or {})
@@ -205,18 +228,40 @@ async def plan_restore(
         )
         report = await asyncio.to_thread(check_plain, copy, manifest, pins(layout.config, manifest))
         source = _encryptor(layout, secret_file, inside.encryptor_files)
-        with_secret = opener(
-            source,
-            vault=manifest.vault,
-            node=manifest.node,
-            clock=clock,
-            rng=rng,
-            environ=environ,
+        with_secret, again = (
+            opener(
+                source,
+                vault=manifest.vault,
+                node=manifest.node,
+                clock=clock,
+                rng=rng,
+                environ=environ,
+                thorough=thorough,
+            )
+            for thorough in (True, False)
         )
         # Not with an unknown signer: its configuration may name a service to take our secret to.
         opened = None
         if node_public_key is not None:
-            opened = await _try_secret(copy, report, with_secret)
+            # What is unpacked to stay has the same hash: it need not be checked once more.
+            opened = again if await _try_secret(copy, report, with_secret) else None
+        try:
+            server = await _server(
+                layout,
+                inside,
+                into=into,
+                sha256=sha256,
+                environ=environ,
+                scratch=directory / "files",
+                pinned=node_public_key is not None,
+            )
+            if server is not None and opened is None:
+                _require_current(report, source)
+            no_server = None
+        except KeycairnError as exc:
+            if not dry_run:
+                raise
+            server, no_server = None, exc
     items = inside.index.external or ()
     if not checks or node_public_key is None:
         why = "not checked: " + ("you said so" if not checks else "the signer is not known")
@@ -242,6 +287,7 @@ async def plan_restore(
         layout=layout,
         report=report,
         opener=opened,
+        server=server,
         identity=identity,
         clock=clock,
         location=location or str(bundle),
@@ -253,7 +299,50 @@ async def plan_restore(
         dry_run=dry_run,
     )
     findings = _findings(plan, ports, pinned=node_public_key is not None, source=source)
-    return replace(plan, findings=tuple(findings), steps=tuple(_steps(plan, ports, source)))
+    if no_server is not None:
+        findings.insert(0, Finding("database", no_server.message, no_server.next))
+    steps = _steps(plan, ports, source, no_server)
+    return replace(plan, findings=tuple(findings), steps=tuple(steps))
+
+
+async def _server(
+    layout: Layout,
+    inside: Unpacked,
+    *,
+    into: Path,
+    sha256: str,
+    environ: Mapping[str, str] | None,
+    scratch: Path,
+    pinned: bool,
+) -> Server | None:
+    """The server's database, asked and found free. Not asked for a signer who isn't known: its
+    configuration may name a server to take our password to."""
+    if not pinned:
+        return None
+    server = await asyncio.to_thread(server_with_password, layout.config, environ)
+    if server is not None:
+        await asyncio.to_thread(
+            check_server,
+            server,
+            into=into,
+            sha256=sha256,
+            placed=layout.placed,
+            files=inside.database_files,
+            scratch=scratch,
+        )
+    return server
+
+
+def _require_current(report: DatabaseReport, source: EncryptorConfig) -> None:
+    if report.version != schema.SCHEMA_VERSION:
+        raise KeycairnError(
+            Code.NOT_FOUND,
+            f"the bundle's database has schema version {report.version}, and only the master "
+            f"secret can make it version {schema.SCHEMA_VERSION}; {_shown(source)} is not here",
+            not_lost="Nothing was written.",
+            next=f"put the master secret back ({_shown(source)}), or restore to a SQLite file "
+            '(--map with database.url = "sqlite:///data/node.db")',
+        )
 
 
 def _encryptor(
@@ -296,15 +385,15 @@ def _unknown_signer(bundle: Bundle) -> KeycairnError:
     )
 
 
-async def _try_secret(copy: Path, report: DatabaseReport, opened: Opener) -> Opener | None:
-    """Open the copy if the secret is here; a wrong secret raises, a missing one gives None."""
+async def _try_secret(copy: Path, report: DatabaseReport, opened: Opener) -> bool:
+    """Check the copy if the secret is here; a wrong secret raises, a missing one gives False."""
     try:
         await check_sealed(copy, report, opened)
     except KeycairnError as exc:
         if exc.code is not Code.NOT_FOUND:
             raise
-        return None
-    return opened
+        return False
+    return True
 
 
 def filed_documents(plan: RestorePlan) -> dict[str, Placed]:
@@ -376,7 +465,52 @@ def _external_step(plan: RestorePlan) -> list[Step]:
     return [Step(2, "external items", answer, words)]
 
 
-def _steps(plan: RestorePlan, ports: list[Finding], source: EncryptorConfig) -> list[Step]:
+def _database_step(plan: RestorePlan, no_server: KeycairnError | None) -> Step:
+    manifest, config = plan.bundle.manifest, plan.layout.config
+    words = (
+        f"bundle of node {manifest.node}, vault {manifest.vault}: signature, all hashes and "
+        f"{plan.report.keys} keys checked"
+    )
+    answer, server = "ok", config.server()
+    if no_server is not None:
+        answer, words = "warn", f"{words}; {server} can't be used: {no_server.message}"
+    elif plan.server is not None:
+        words += f"; {server} answers and is free"
+    elif server is not None:
+        answer, words = "skipped", f"{words}; {server} was not asked: the signer is not known"
+    return Step(1, "database", answer, words)
+
+
+def _in_place_step(plan: RestorePlan) -> Step:
+    config = plan.layout.config
+    words = f"{len(plan.layout.placed)} files in {plan.into}, in one step"
+    server = config.server()
+    if server is not None:
+        words = (
+            f"the database's rows into {server}, in one transaction; then "
+            f"{len(plan.layout.placed) - 1} files in {plan.into}, in one step"
+        )
+    return Step(5, "in place", "ok", words)
+
+
+def _addresses_step(plan: RestorePlan) -> Step:
+    moved, name = len(plan.layout.changes), plan.layout.config_name
+    words = f"{moved} values of {name} change" if moved else f"{name} stays as it was"
+    password = plan.layout.config.password_words()
+    if password:
+        words += (
+            "; the database's password is expected in "
+            f"{password['source'].removeprefix('password_')} {password['where']}"
+        )
+    return Step(4, "addresses and credentials", "ok", words)
+
+
+def _steps(
+    plan: RestorePlan,
+    ports: list[Finding],
+    source: EncryptorConfig,
+    no_server: KeycairnError | None,
+) -> list[Step]:
     manifest, report = plan.bundle.manifest, plan.report
     proved = {
         Answer.YES: ("ok", f"{_shown(source)} opens it; every share fits its certified record"),
@@ -389,15 +523,8 @@ def _steps(plan: RestorePlan, ports: list[Finding], source: EncryptorConfig) -> 
             f"{_shown(source)} is not here, or the signer is not known: no share was proved",
         ),
     }[report.proofs]
-    moved = len(plan.layout.changes)
     return [
-        Step(
-            1,
-            "database",
-            "ok",
-            f"bundle of node {manifest.node}, vault {manifest.vault}: signature, all hashes and "
-            f"{report.keys} keys checked",
-        ),
+        _database_step(plan, no_server),
         Step(2, "encryptor", *proved),
         *_external_step(plan),
         Step(
@@ -407,20 +534,13 @@ def _steps(plan: RestorePlan, ports: list[Finding], source: EncryptorConfig) -> 
             f"made by keycairn {manifest.keycairn}; target is free, "
             + ("ports are in use" if ports else "ports are free"),
         ),
-        Step(
-            4,
-            "addresses and credentials",
-            "ok",
-            f"{moved} values of {plan.layout.config_name} change"
-            if moved
-            else f"{plan.layout.config_name} stays as it was",
-        ),
-        Step(5, "in place", "ok", f"{len(plan.layout.placed)} files in {plan.into}, in one step"),
+        _addresses_step(plan),
+        _in_place_step(plan),
         Step(
             6,
             "presignatures",
             "ok",
-            "none: a bundle holds no presignature, nonce or setup; the next start is a new "
-            "incarnation",
+            "none: a bundle holds no presignature, nonce or setup; the node rejoins at its next "
+            "start, as a new incarnation of a new era",
         ),
     ]

@@ -3,7 +3,8 @@
 A mapping file is TOML with dotted keys of node.toml and their new values, and the addresses of
 peers by number::
 
-    database.url = "sqlite:///data/node.db"
+    database.url = "postgresql://node2@10.0.0.9/node2?sslmode=verify-full&sslrootcert=ca.pem"
+    database.password_file = "/run/keycairn/database.password"
     api.listen = "10.0.0.7:8080"
     encryptor.secret_file = "/run/keycairn/master.key"
     peers.1 = "wss://10.0.0.6:9000"
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +28,7 @@ from typing import Any, NoReturn
 import tomli_w
 
 from keycairn.backup.nodefile import (
+    PASSWORD_SOURCES,
     SECRET_SOURCES,
     SQLITE,
     Named,
@@ -36,6 +38,7 @@ from keycairn.backup.nodefile import (
 )
 from keycairn.encoding.strict import decode_hex
 from keycairn.errors import Code, KeycairnError
+from keycairn.store.database import Server, parse_database, url_files, with_url_files
 
 #: Keys that a mapping may set, with the type of their value.
 MAPPABLE: dict[str, type] = {
@@ -46,6 +49,10 @@ MAPPABLE: dict[str, type] = {
     "backup.include": list,
     "backup.recipients": list,
     "backup.targets": list,
+    "database.directory": str,
+    "database.password_credential": str,
+    "database.password_env": str,
+    "database.password_file": str,
     "database.url": str,
     "encryptor.address": str,
     "encryptor.ca_file": str,
@@ -62,7 +69,15 @@ MAPPABLE: dict[str, type] = {
 #: Says who must have signed the bundle; changes nothing.
 PIN = "player.public_key"
 #: Places that are written by the restore itself, so they must lie in the node's directory.
-_WITHIN = ("database.url", "ers.store", "anchor.directory", "player.identity_key_file")
+_WITHIN = (
+    "anchor.directory",
+    "database.directory",
+    "database.url",
+    "ers.store",
+    "player.identity_key_file",
+)
+#: Sections of which one source of a secret is set, and these sources.
+_SOURCES = {"encryptor": SECRET_SOURCES, "database": PASSWORD_SOURCES}
 
 
 @dataclass(frozen=True)
@@ -126,8 +141,10 @@ def check_mapping(mapping: Mapping[str, Any]) -> Mapped:
         if not good or key in values:
             _bad(f"{key} must be {'a list of texts' if MAPPABLE[key] is list else 'a text'}", key)
         values[key] = value
-    if sum(f"encryptor.{name}" in values for name in SECRET_SOURCES) > 1:
-        _bad("only one source of the master secret can be set", "encryptor")
+    for section, sources in _SOURCES.items():
+        if sum(f"{section}.{name}" in values for name in sources) > 1:
+            what = "the master secret" if section == "encryptor" else "the database's password"
+            _bad(f"only one source of {what} can be set", section)
     return Mapped(values, peers, public_key)
 
 
@@ -174,13 +191,30 @@ class Rewriter:
             if key in _WITHIN:
                 self._require_within(key, value)
             section, _, name = key.partition(".")
-            if section == "encryptor" and name in SECRET_SOURCES:
-                for source in SECRET_SOURCES:
-                    if source != name and source in self._values.get(section, {}):
-                        self._set(section, source, None)
+            sources = _SOURCES.get(section, ())
+            if name in sources:
+                self._drop(section, [source for source in sources if source != name])
             self._set(section, name, value)
         self._readdress(mapped.peers)
-        return NodeFile(self._home, self._values)
+        new = NodeFile(self._home, self._values)
+        if new.server() is None:
+            self._to_file(mapped)
+        return new
+
+    def _to_file(self, mapped: Mapped) -> None:
+        """The database is a file, and may have been on a server: drop what only that needs."""
+        strange = sorted(
+            key for key in mapped.values if key != "database.url" and key.startswith("database.")
+        )
+        if strange:
+            _bad(f"{strange[0]} is for a database on a server", strange[0])
+        self._drop("database", ("directory", *PASSWORD_SOURCES))
+        self._drop("backup", ["server_dump"])
+
+    def _drop(self, section: str, names: Sequence[str]) -> None:
+        for name in names:
+            if name in self._values.get(section, {}):
+                self._set(section, name, None)
 
     def to_bytes(self, original: bytes) -> bytes:
         """The new file; the original, comments and all, if nothing changed."""
@@ -198,9 +232,17 @@ class Rewriter:
             table[name] = value
 
     def _require_within(self, key: str, value: str) -> None:
-        text = value.removeprefix(SQLITE) if key == "database.url" else value
-        if key == "database.url" and (not value.startswith(SQLITE) or not text):
-            _bad(f"{key} must be {SQLITE}PATH", key)
+        text = value
+        if key == "database.url":
+            try:
+                database = parse_database(value, self._home)
+            except KeycairnError as exc:
+                # E_MALFORMED or E_POLICY, in words about node.toml.
+                exc.not_lost = "Nothing was written."
+                raise
+            if isinstance(database, Server):
+                return
+            text = value.removeprefix(SQLITE)
         inside = NodeFile(self._home, {}).named(key, text).inside
         if inside is None or inside == ".":
             _bad(f"{key} must lie inside the restored directory", key)
@@ -222,13 +264,11 @@ class Rewriter:
             table: Any = self._values
             for step in sections:
                 table = table[step]
+            if name not in table:
+                continue  # In the query of [database] url.
             text = table[name]
             self._set_in(table, named.key, name, self._moved(named, text, self._fallback(named)))
-        database = old.database()
-        if database.inside is None or "url" in self._values.get("database", {}):
-            text = self._values.get("database", {}).get("url", "").removeprefix(SQLITE)
-            moved = self._moved(database, text, "data/node.db")
-            self._set("database", "url", SQLITE + moved)
+        self._move_database()
         for named, default in ((old.ers_store(), "ers"), (old.anchor(), "anchor")):
             section, _, name = named.key.partition(".")
             text = self._values.get(section, {}).get(name, default)
@@ -239,6 +279,30 @@ class Rewriter:
             named = old.named("encryptor.secret_file", value)
             self._set("encryptor", source, self._moved(named, value, None))
         self._move_lists()
+
+    def _move_database(self) -> None:
+        old, values = self._old, self._values.get("database", {})
+        database = old.database()
+        if database is not None:
+            if database.inside is None or "url" in values:
+                text = values.get("url", "").removeprefix(SQLITE)
+                self._set("database", "url", SQLITE + self._moved(database, text, "data/node.db"))
+            return
+        written = url_files(old.database_url)
+        moved = {
+            word: self._moved(named, text, self._fallback(named))
+            for word, text in written.items()
+            for named in [old.named(f"database.{word}", text)]
+        }
+        if moved != written:
+            self._set("database", "url", with_url_files(old.database_url, moved))
+        if "directory" in values:
+            named = old.data_directory()
+            self._set("database", "directory", self._moved(named, values["directory"], "data"))
+        if "password_file" in values:
+            named = old.named("database.password_file", values["password_file"])
+            moved_to = self._moved(named, values["password_file"], None)
+            self._set("database", "password_file", moved_to)
 
     def _fallback(self, named: Named) -> str | None:
         return self._elsewhere.get(named.key)

@@ -41,8 +41,11 @@ def opener(
     clock: Clock,
     rng: Rng,
     environ: Mapping[str, str] | None = None,
+    thorough: bool = True,
 ) -> Opener:
     """A function that opens a database copy of this node with the encryptor or secret ``source``.
+
+    ``thorough``: every row is checked first; else large tables only when their rows are read.
 
     It raises E_STORE_INTEGRITY for a wrong secret (or another node's database), E_NOT_FOUND when
     there is no secret at ``source``, E_POLICY when others can read it, E_CONFLICT when the
@@ -61,7 +64,7 @@ def opener(
             node=node,
             clock=clock,
             rng=rng,
-            thorough=True,
+            thorough=thorough,
         )
 
     return open_copy
@@ -112,7 +115,8 @@ def _local(kind: str, source: SecretSource) -> EncryptorConfig:
             f"the database was sealed with an encryptor of kind {kind}: a secret alone does not "
             "say where it is",
             not_lost="The bundle was not changed; nothing was written.",
-            next="keycairn node restore BUNDLE --into DIR --identity FILE --dry-run, which takes "
-            "[encryptor] from the bundle's node.toml",
+            next="give --encryptor FILE, a TOML file with [encryptor] as in node.toml; or say "
+            "who must have signed the bundle (--vault, --public-key, --config): then [encryptor] "
+            "is taken from the bundle's own node.toml",
         )
     return EncryptorConfig(kind, source.secret_file, source.secret_env, source.secret_credential)

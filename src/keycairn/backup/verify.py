@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,13 @@ from keycairn.backup.external import Checked, not_checked, run_checks
 from keycairn.backup.manifest import Manifest, Part
 from keycairn.backup.nodefile import MAX_CONFIG, NodeFile
 from keycairn.encoding import SecretBytes
+from keycairn.encryptors import EncryptorConfig, section_config
 from keycairn.errors import Code, KeycairnError
 from keycairn.vault.policy import Answer
 
-#: Parts that hold what ``[encryptor]`` names, such as ``ca_file``.
+#: Parts that hold what ``[encryptor]`` names, such as ``ca_file``, and ``[database] url``.
 ENCRYPTOR_FILES = "files/encryptor."
+DATABASE_FILES = "files/database."
 LEVELS = ("manifest", "hashes", "trial")
 
 
@@ -112,6 +114,12 @@ class Unpacked:
     config: NodeFile
     config_bytes: bytes
     encryptor_files: Mapping[str, bytes] = field(default_factory=dict)
+    database_files: Mapping[str, bytes] = field(default_factory=dict)
+
+    def encryptor(self) -> EncryptorConfig:
+        """``[encryptor]`` of the configuration, with the files that it names out of the bundle."""
+        made = section_config(self.config.encryptor(), self.config.home)
+        return replace(made, files=self.encryptor_files)
 
 
 @dataclass
@@ -123,7 +131,7 @@ class _Sinks:
     opened: list[Any] = field(default_factory=list)
 
     def __call__(self, part: Part) -> Sink | None:
-        if part.name in (INDEX, CONFIG, IDENTITY) or _is_encryptor_file(part):
+        if part.name in (INDEX, CONFIG, IDENTITY) or _is_asked_for(part):
             return self.kept.setdefault(part.name, BytesIO())
         if part.name == DATABASE and self.database is not None:
             out = create_private(self.database)
@@ -136,9 +144,9 @@ class _Sinks:
             out.close()
 
 
-def _is_encryptor_file(part: Part) -> bool:
-    """A small file that ``[encryptor]`` names: its service's certificate."""
-    return part.name.startswith(ENCRYPTOR_FILES) and part.size <= MAX_CONFIG
+def _is_asked_for(part: Part) -> bool:
+    """A small file that ``[encryptor]`` or ``[database] url`` names: a service's certificate."""
+    return part.name.startswith((ENCRYPTOR_FILES, DATABASE_FILES)) and part.size <= MAX_CONFIG
 
 
 def look_inside(bundle: Bundle, identity: SecretBytes, database: Path | None) -> Unpacked:
@@ -174,12 +182,15 @@ def look_inside(bundle: Bundle, identity: SecretBytes, database: Path | None) ->
         damaged("its configuration belongs to another node")
     if public_half(sinks.kept[IDENTITY].getvalue()) != manifest.node_public_key:
         damaged("it was signed with another key than the identity key inside")
-    files = {
-        name.removeprefix(ENCRYPTOR_FILES): kept.getvalue()
-        for name, kept in sinks.kept.items()
-        if name.startswith(ENCRYPTOR_FILES)
-    }
-    return Unpacked(index, config, raw, files)
+    for_encryptor, for_database = (
+        {
+            name.removeprefix(prefix): kept.getvalue()
+            for name, kept in sinks.kept.items()
+            if name.startswith(prefix)
+        }
+        for prefix in (ENCRYPTOR_FILES, DATABASE_FILES)
+    )
+    return Unpacked(index, config, raw, for_encryptor, for_database)
 
 
 def pins(config: NodeFile, manifest: Manifest) -> Mapping[int, bytes]:
@@ -193,6 +204,7 @@ async def verify_bundle(
     node_public_key: bytes | None = None,
     identity: SecretBytes | None = None,
     opener: Opener | None = None,
+    unlock: Callable[[Unpacked], Opener] | None = None,
     level: str = "hashes",
     scratch: Path | None = None,
     location: str = "",
@@ -207,6 +219,9 @@ async def verify_bundle(
         identity: content of an age identity file; level "trial" needs it.
         opener: opens the database copy with the master secret
             (:func:`keycairn.backup.unlock.opener`); optional.
+        unlock: instead, makes the opener of what is inside: an encryptor may be known from the
+            bundle's own configuration only. Without ``node_public_key`` it is not called: that
+            configuration may name a service to take our secret to.
         level: "manifest", "hashes" or "trial".
         scratch: directory for the trial's database copy, which is removed afterwards; the
             system's temporary directory by default. The copy is sealed as the database is.
@@ -235,8 +250,10 @@ async def verify_bundle(
         manifest = bundle.manifest
         return VerifyReport(path, level, manifest, size, sha256, points, location=location)
     with scratch_directory(scratch, "keycairn-trial-") as directory:
-        report, index = await trial(bundle, identity, opener, directory)
-    if opener is None:
+        if node_public_key is None:
+            unlock = None
+        report, index = await trial(bundle, identity, opener, unlock, directory)
+    if opener is None and unlock is None:
         open_points.append(NO_SECRET)
     items = index.external or ()
     if checks and node_public_key is not None:
@@ -267,13 +284,19 @@ async def verify_bundle(
 
 
 async def trial(
-    bundle: Bundle, identity: SecretBytes, opener: Opener | None, directory: Path
+    bundle: Bundle,
+    identity: SecretBytes,
+    opener: Opener | None,
+    unlock: Callable[[Unpacked], Opener] | None,
+    directory: Path,
 ) -> tuple[DatabaseReport, Index]:
     """Unpack the database into ``directory`` and look into it (:mod:`keycairn.backup.database`)."""
     copy = directory / "node.db"
     inside = await asyncio.to_thread(look_inside, bundle, identity, copy)
     found = pins(inside.config, bundle.manifest)
     report = await asyncio.to_thread(check_plain, copy, bundle.manifest, found)
+    if opener is None and unlock is not None:
+        opener = unlock(inside)
     if opener is not None:
         await check_sealed(copy, report, opener)
     return report, inside.index

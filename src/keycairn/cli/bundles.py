@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keycairn.backup import (
+    Opener,
     SecretSource,
     execute,
     opener,
@@ -26,8 +27,10 @@ from keycairn.cli.proof import compare_with_peers
 from keycairn.client import OperatorClient, load_profile
 from keycairn.encoding import SecretBytes
 from keycairn.encoding.strict import decode_hex
+from keycairn.encryptors import EncryptorConfig
 from keycairn.errors import Code, KeycairnError, malformed
 from keycairn.node.config import NodeConfig, load_config
+from keycairn.node.encryptor import section_of
 from keycairn.node.identity import load_identity
 from keycairn.node.storage import open_storage
 from keycairn.ports.system import SystemClock, SystemRng
@@ -69,28 +72,37 @@ async def verify_stored(
     config: Path | None,
     vault: Path | None,
     checks: bool = True,
+    encryptor: Path | None = None,
 ) -> dict[str, Any]:
     with _stored(bundle) as (path, manifest):
         if public_key is not None:
             pin: bytes | None = decode_hex(public_key, length=32, what="public key")
         else:
             pin = known_pin(config, vault, manifest.vault, manifest.node)
-        if secret_file is not None and identity is None:
-            raise malformed("--secret-file proves shares only in a trial: give --identity too")
-        opened = None
-        if secret_file is not None:
-            opened = opener(
-                SecretSource(secret_file=secret_file),
-                vault=manifest.vault,
-                node=manifest.node,
-                clock=SystemClock(),
-                rng=SystemRng(),
-            )
+        if (secret_file or encryptor) and identity is None:
+            option = "--secret-file" if secret_file else "--encryptor"
+            raise malformed(f"{option} proves shares only in a trial: give --identity too")
+
+        def opening(source: SecretSource | EncryptorConfig) -> Opener:
+            if secret_file is not None and isinstance(source, EncryptorConfig):
+                source = source.with_secret_file(secret_file.absolute())
+            names: dict[str, Any] = {"vault": manifest.vault, "node": manifest.node}
+            return opener(source, **names, clock=SystemClock(), rng=SystemRng())
+
+        opened = unlock = None
+        if encryptor is not None:
+            # Whose node it is decides, not whose file: the profile was judged when it started.
+            opened = opening(section_of(encryptor, production=False))
+        elif secret_file is not None and pin is None:
+            opened = opening(SecretSource(secret_file=secret_file))
+        elif secret_file is not None:
+            unlock = lambda inside: opening(inside.encryptor())  # noqa: E731
         report = await verify_bundle(
             path,
             node_public_key=pin,
             identity=None if identity is None else SecretBytes(read_file(identity, 1 << 16)),
             opener=opened,
+            unlock=unlock,
             level=level or ("hashes" if identity is None else "trial"),
             location=bundle,
             checks=checks,

@@ -22,6 +22,7 @@ import bech32
 from keycairn.backup.age import recipient_of
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError, malformed
+from keycairn.node.anchor import write_first_anchor
 from keycairn.node.config import OPERATIONS, Presignatures, load_config
 from keycairn.node.files import write_private
 from keycairn.node.identity import create_identity
@@ -29,6 +30,7 @@ from keycairn.node.storage import create_storage
 from keycairn.ports import Clock, Rng, randbelow
 from keycairn.ports.system import SystemRng
 from keycairn.store.database import parse_database
+from keycairn.vault.api import Identity
 from keycairn.vault.policy import parse, require_satisfiable
 
 MAX_NODES = 32
@@ -121,27 +123,32 @@ def create_vault(plan: Plan, clock: Clock, rng: Rng) -> Path:
     vault_id = f"vault-{rng.bytes(8).hex()}"
     indices = range(1, plan.nodes + 1)
     api_keys = {i: rng.bytes(32).hex() for i in indices}
-    _make(plan.directory)
+    make_directory(plan.directory)
+    identities: dict[int, Identity] = {}
     public: dict[int, bytes] = {}
     recipients: dict[int, str] = {}
     for i in indices:
         for part in ("", "data", "anchor", "ers"):
-            _make(plan.node(i) / part)
-        _make(plan.operator(i) / "backups")
+            make_directory(plan.node(i) / part)
+        make_directory(plan.operator(i) / "backups")
         write_private(plan.operator(i) / "master.key", rng.bytes(32).hex().encode() + b"\n")
-        recipients[i] = _age_identity(plan.operator(i) / "backup-identity.age", rng)
-        public[i] = create_identity(plan.node(i) / "identity.key", rng).public
+        recipients[i] = age_identity(plan.operator(i) / "backup-identity.age", rng)
+        identities[i] = create_identity(plan.node(i) / "identity.key", rng)
+        public[i] = identities[i].public
     for i in indices:
         text = _node_toml(plan, i, vault_id, public, api_keys[i], recipients[i])
         path = plan.node(i) / "node.toml"
         write_private(path, text.encode())
-        asyncio.run(create_storage(load_config(path, {}), clock, rng))
+        config = load_config(path, {})
+        asyncio.run(create_storage(config, clock, rng))
+        write_first_anchor(config, identities[i], clock)
     profile = plan.directory / "vault.toml"
     write_private(profile, _vault_toml(plan, vault_id, public, api_keys).encode())
     return profile
 
 
-def _make(path: Path) -> None:
+def make_directory(path: Path) -> None:
+    """Make a directory (mode 0700) and those above it; E_UNAVAILABLE."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
@@ -150,7 +157,7 @@ def _make(path: Path) -> None:
         ) from exc
 
 
-def _age_identity(path: Path, rng: Rng) -> str:
+def age_identity(path: Path, rng: Rng) -> str:
     """Write an age identity (X25519) and return its recipient."""
     secret = rng.bytes(32)
     words = bech32.convertbits(secret, 8, 5) or []
@@ -186,7 +193,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _q(text: str) -> str:
+def quoted(text: str) -> str:
+    """A TOML string."""
     # A JSON string is a TOML basic string, as long as it stays out of surrogates.
     return json.dumps(text, ensure_ascii=False)
 
@@ -197,8 +205,8 @@ def _node_toml(
     peers = "\n".join(
         f"[[peers]]\n"
         f"index = {j}\n"
-        f"public_key = {_q(key.hex())}\n"
-        f"address = {_q(f'wss://{_HOST}:{plan.port(j, 1)}')}\n"
+        f"public_key = {quoted(key.hex())}\n"
+        f"address = {quoted(f'wss://{_HOST}:{plan.port(j, 1)}')}\n"
         for j, key in public.items()
         if j != i
     )
@@ -207,13 +215,13 @@ def _node_toml(
         for scheme, switches in OPERATIONS.items()
     )
     elsewhere = f"../operator{i}"
-    database = f"url = {_q(plan.database.replace(_NODE, str(i)))}"
+    database = f"url = {quoted(plan.database.replace(_NODE, str(i)))}"
     if plan.password_env is not None:
-        database += f"\npassword_env = {_q(plan.password_env.replace(_NODE, str(i)))}"
+        database += f"\npassword_env = {quoted(plan.password_env.replace(_NODE, str(i)))}"
     return f"""# Node {i} of {plan.nodes}. Every key is explained in docs/configuration.md.
 
 [vault]
-id = {_q(vault_id)}
+id = {quoted(vault_id)}
 threshold = {plan.threshold}
 
 [player]
@@ -229,20 +237,20 @@ directory = "anchor"
 
 [encryptor]
 kind = "keyfile"
-secret_file = {_q(f"{elsewhere}/master.key")}
+secret_file = {quoted(f"{elsewhere}/master.key")}
 
 [api]
-listen = {_q(f"{_HOST}:{plan.port(i, 0)}")}
+listen = {quoted(f"{_HOST}:{plan.port(i, 0)}")}
 
 [links]
-listen = {_q(f"{_HOST}:{plan.port(i, 1)}")}
+listen = {quoted(f"{_HOST}:{plan.port(i, 1)}")}
 
 [management]
-listen = {_q(f"{_HOST}:{plan.port(i, 2)}")}
+listen = {quoted(f"{_HOST}:{plan.port(i, 2)}")}
 
 [[applications]]
-name = {_q(APPLICATION)}
-key_sha256 = {_q(hashlib.sha256(api_key.encode()).hexdigest())}
+name = {quoted(APPLICATION)}
+key_sha256 = {quoted(hashlib.sha256(api_key.encode()).hexdigest())}
 
 {operations}
 [presignatures]
@@ -255,11 +263,12 @@ allowed = []
 store = "ers"
 
 [backup]
-targets = [{_q(f"{elsewhere}/backups")}]
-recipients = [{_q(recipient)}]
+targets = [{quoted(f"{elsewhere}/backups")}]
+recipients = [{quoted(recipient)}]
+points_from_peers = true
 
 [backup.policy]
-require = {_q(plan.policy)}
+require = {quoted(plan.policy)}
 gate = ["address", "sign"]
 """
 
@@ -270,16 +279,16 @@ def _vault_toml(
     nodes = "\n".join(
         f"[[nodes]]\n"
         f"index = {i}\n"
-        f"url = {_q(f'http://{_HOST}:{plan.port(i, 0)}')}\n"
-        f"api_key = {_q(api_keys[i])}\n"
-        f"public_key = {_q(public[i].hex())}\n"
-        f"config = {_q(f'node{i}/node.toml')}\n"
+        f"url = {quoted(f'http://{_HOST}:{plan.port(i, 0)}')}\n"
+        f"api_key = {quoted(api_keys[i])}\n"
+        f"public_key = {quoted(public[i].hex())}\n"
+        f"config = {quoted(f'node{i}/node.toml')}\n"
         for i in public
     )
     return f"""# A user of all nodes of this vault. Holds API keys: keep it to yourself.
 
 [vault]
-id = {_q(vault_id)}
+id = {quoted(vault_id)}
 threshold = {plan.threshold}
 
 {nodes}"""

@@ -19,8 +19,11 @@ def restore_command(home: Path, index: int, keys: Collection[str] = ()) -> str:
     """The command that brings node ``index`` back to ``home``: with its newest bundle, if that
     lies where a local vault keeps it, or its newest that holds ``keys``."""
     operator = home.parent / f"operator{index}"
-    # The time stands in the name.
-    bundles = sorted((operator / "backups").glob("*.bundle"), key=lambda p: p.name, reverse=True)
+    # The time stands in the name, to the second.
+    found = (operator / "backups").glob("*.bundle")
+    bundles = sorted(
+        found, key=lambda p: (p.name.rsplit("-", 1)[0], p.stat().st_mtime_ns), reverse=True
+    )
     if keys:
         bundles = [b for b in bundles if _holds(b, keys)]
     identity = operator / "backup-identity.age"

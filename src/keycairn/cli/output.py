@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keycairn.errors import KeycairnError
 
@@ -62,6 +63,24 @@ class Output:
             return
         with console.status(text):
             yield
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A progress bar with rate and time left; call it with (done, all). Nothing without a
+        terminal."""
+        console = Console(stderr=True)
+        if self.json or not console.is_terminal:
+            yield lambda _done, _total: None
+            return
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        ) as bars:
+            task = bars.add_task(what)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 output = Output()

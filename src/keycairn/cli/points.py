@@ -34,19 +34,20 @@ class Made:
 
 def create_point(vault: Path, rng: Rng) -> Made:
     """A backup point of all nodes; bundles without a point of those that can, if one can't."""
-    held, failed = every_operator(None, vault, None, lambda n, _: n.backup_point("hold"))
-    if failed:
-        return _without_point(vault, f"node {min(failed)}: {next(iter(failed.values())).message}")
-    number = 1 + max(int(answer["newest"]) for answer in held.values())
     mark = rng.bytes(16).hex()
+    held, failed = every_operator(None, vault, None, lambda n, _: n.backup_point("hold", id=mark))
+    if failed:
+        why = f"node {min(failed)}: {next(iter(failed.values())).message}"
+        return _without_point(vault, mark, why)
+    number = 1 + max(int(answer["newest"]) for answer in held.values())
     try:
         taken, failed = every_operator(
             None, vault, None, lambda n, _: n.backup_point("take", number=number, id=mark)
         )
     except KeycairnError:
-        _release(vault)
+        _release(vault, mark)
         raise
-    _release(vault)
+    _release(vault, mark)
     made, late = every_operator(None, vault, None, lambda n, _: n.backup_point("result"))
     failed |= late
     lapsed = [i for i, answer in sorted(taken.items()) if not answer["held"]]
@@ -57,18 +58,40 @@ def create_point(vault: Path, rng: Rng) -> Made:
     return Made(made, {}, number)
 
 
-def _release(vault: Path) -> None:
+def _release(vault: Path, mark: str) -> None:
     """Best effort: a hold that isn't released ends by itself."""
-    every_operator(None, vault, None, lambda n, _: n.backup_point("release"))
+    every_operator(None, vault, None, lambda n, _: n.backup_point("release", id=mark))
 
 
-def _without_point(vault: Path, why: str) -> Made:
+def _without_point(vault: Path, mark: str, why: str) -> Made:
     try:
-        _release(vault)
+        _release(vault, mark)
     except KeycairnError:
         why = f"{why}; holds end by themselves"
     made, failed = every_operator(None, vault, None, lambda n, _: n.backup_create())
     return Made(made, failed, None, why)
+
+
+def lead_point(config: Path) -> Mapping[str, Any]:
+    """A backup point of all nodes over their links, led by the running node of ``config``."""
+    made, _ = every_operator(config, None, None, lambda n, _: n.backup_point("lead"))
+    [result] = made.values()
+    return result
+
+
+def point_lines(result: Mapping[str, Any]) -> list[str]:
+    """The result of :func:`lead_point` for people."""
+    if result["point"] is not None:
+        lines = [f"backup point {result['point']}: the bundles of all nodes are of one moment"]
+    else:
+        lines = [f"NO backup point: {result['why']}"]
+    for made in result["bundles"]:
+        where = made.get("bundle", f"sha256 {made['sha256']}")
+        lines.append(f"node {made['node']}: {where} ({made['size']} bytes, {made['keys']} keys)")
+    for error in result["failed"]:
+        lines.append(f"node {error['node']}: FAILED, {error['message']} [{error['code']}]")
+        lines.append(f"  next: {error['next']}")
+    return lines
 
 
 def vault_status(places: Sequence[str], vault: Path | None) -> Report:

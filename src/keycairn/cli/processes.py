@@ -1,7 +1,7 @@
 """The processes of a local vault: started detached, remembered by pid *and* start time.
 
-``DIR/run/node1.json`` holds pid and start time, ``node1.log`` the node's log, ``node1.out`` its
-one ready line. A pid alone may belong to somebody else by now: nothing is signalled unless the
+``DIR/run/node1.json`` holds pid and start time, ``node1.log`` the node's log, ``node1.out`` what
+it said of itself. A pid alone may belong to somebody else by now: nothing is signalled unless the
 start time is the recorded one.
 """
 
@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,12 @@ from keycairn.node.config import NodeConfig
 from keycairn.node.files import write_private
 
 _START_SECONDS = 30.0
+#: How long a node that listens may wait for its peers, and how long one that was restored, which
+#: rejoins by itself once all of them answer.
+_WAITING_SECONDS, _REJOIN_SECONDS = 10.0, 30.0
 _STOP_SECONDS = 20.0
 _POLL = 0.05
+_FENCED = frozenset({"waiting", "quarantined"})
 _ASK_SECONDS = 3.0
 
 
@@ -98,11 +103,12 @@ class NodeProcess(RecordedProcess):
     config: NodeConfig
 
     async def start(self) -> int:
-        """Start the node and wait for its ready line.
+        """Start the node and wait until it can take requests, or says that it may not.
 
         Raises:
             KeycairnError: E_CONFLICT when it runs already; the node's own error, or
-                E_UNAVAILABLE with the end of its log, when it does not come up.
+                E_UNAVAILABLE with the end of its log, when it does not come up; E_QUARANTINED
+                when it runs, and is WAITING or QUARANTINED.
         """
         if (pid := self.pid()) is not None:
             raise KeycairnError(
@@ -128,28 +134,64 @@ class NodeProcess(RecordedProcess):
         record = {"pid": process.pid, "started": _start_time(process.pid)}
         write_private(self._record, json.dumps(record).encode())
         try:
-            async with asyncio.timeout(_START_SECONDS):
-                while not self._ready():
-                    if process.poll() is not None:
-                        raise self._failed()
-                    await asyncio.sleep(_POLL)
+            await self._says(process, {"ready", *_FENCED}, _START_SECONDS)
         except TimeoutError:
             process.kill()
             process.wait()
             raise self._failed() from None
+        await self.settle(process)
         return process.pid
 
-    def _ready(self) -> bool:
-        with contextlib.suppress(OSError, KeycairnError):
-            line = decode_json(self._out.read_bytes())
-            return isinstance(line, dict) and line.get("event") == "ready"
-        return False
+    async def settle(self, process: subprocess.Popen[bytes] | None = None) -> None:
+        """Wait while a node that listens may yet become active by itself.
+
+        Raises:
+            KeycairnError: E_QUARANTINED when it doesn't.
+        """
+        said = self.said()
+        if said.get("event") == "ready":
+            return
+        waiting = said.get("event") == "waiting"
+        with contextlib.suppress(TimeoutError):
+            if waiting:
+                await self._says(process, {"ready", "quarantined"}, _WAITING_SECONDS)
+                said = self.said()
+            if said.get("event") == "quarantined" and said.get("cause") == "restored":
+                await self._says(process, {"ready"}, _REJOIN_SECONDS)
+        said = self.said()
+        if said.get("event") in _FENCED:
+            raise KeycairnError(
+                Code.QUARANTINED,
+                f"node {self.index} runs and is {str(said['event']).upper()}: {said.get('why')}",
+                not_lost="Its keys and shares are unchanged; it takes part in nothing for now.",
+                next=str(said.get("next", "")),
+                node=self.index,
+                detail={"state": str(said["event"]).upper()},
+            )
+
+    async def _says(
+        self, process: subprocess.Popen[bytes] | None, wanted: Collection[str], seconds: float
+    ) -> None:
+        async with asyncio.timeout(seconds):
+            while self.said().get("event") not in wanted:
+                if process is not None and process.poll() is not None:
+                    raise self._failed()
+                await asyncio.sleep(_POLL)
+
+    def said(self) -> dict[str, Any]:
+        """The last thing that the node said of itself; empty if it said nothing."""
+        with contextlib.suppress(OSError, KeycairnError, IndexError):
+            last = self._out.read_bytes().splitlines()[-1]
+            line = decode_json(last, max_string=1 << 16)
+            if isinstance(line, dict):
+                return line
+        return {}
 
     def _failed(self) -> KeycairnError:
         """Why it did not start: its own error object, or the end of its log."""
         with contextlib.suppress(OSError, KeycairnError):
-            value = decode_json(self._out.read_bytes(), max_string=1 << 16)
-            if isinstance(value, dict) and "error" in value:
+            value = self.said()
+            if "error" in value:
                 error = KeycairnError.from_json(value)
                 error.node = self.index
                 return error
@@ -158,7 +200,7 @@ class NodeProcess(RecordedProcess):
             tail = self.log.read_text("utf-8", "replace").splitlines()[-5:]
         return KeycairnError(
             Code.UNAVAILABLE,
-            f"node {self.index} did not come up",
+            f"node {self.index} did not come up" + (f": {tail[-1][:200]}" if tail else ""),
             not_lost="Its keys and shares are unchanged.",
             next=f"read {self.log}",
             node=self.index,

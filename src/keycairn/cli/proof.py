@@ -30,7 +30,7 @@ async def compare_with_peers(
 
     Returns:
         ``{answer, asked, silent, compared, findings}``; answer is yes, no, or cant_tell when no
-        peer answered.
+        peer answered, or none of those that did shows some of the keys.
     """
     async with Vault(profile) as vault:
         peers = [i for i in vault.nodes if i != node]
@@ -56,8 +56,9 @@ async def compare_with_peers(
         }
         for i, why in silent.items()
     ]
-    certain = any(kind != "unknown" for kind, _ in groups)
-    answer = "no" if certain else "yes" if asked else "cant_tell"
+    certain = any(kind not in ("unknown", "alone") for kind, _ in groups)
+    alone = any(kind == "alone" for kind, _ in groups)
+    answer = "no" if certain else "yes" if asked and not alone else "cant_tell"
     return {
         "answer": answer,
         "asked": sorted(asked),
@@ -93,6 +94,14 @@ def _differences(
             known = {str(r["key_id"]) for other in asked.values() for r in other}
             if lost_here := [k for k in lost if k in known]:
                 groups.setdefault(("unknown", peer), []).extend(lost_here)
+    known = {str(row["key_id"]) for rows in asked.values() for row in rows}
+    alone = [
+        key
+        for key, mine in held.items()
+        if mine.state == "active" and key not in known and set(mine.holders) & set(asked)
+    ]
+    if alone:
+        groups[("alone", 0)] = alone
     return compared, groups
 
 
@@ -111,6 +120,12 @@ def _finding(node: int, kind: str, peer: int, keys: Sequence[str]) -> dict[str, 
         "other": (
             f"the bundle has another public record of {names} than node {peer}",
             "don't sign with this node: find out which of both is right (key show, ers verify)",
+        ),
+        "alone": (
+            f"none of the nodes that were asked shows {names}, which the bundle has in use: they "
+            "were put back to before it was made, or it is another application's",
+            "keycairn backup status BUNDLES --vault FILE tells which bundles have it; a key that "
+            "this node alone knows needs a newer bundle of another holder, or an ERS document",
         ),
         "unknown": (
             f"node {peer} does not know {names}, which this bundle and other nodes hold",

@@ -137,6 +137,12 @@ def worst_status(by_node: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[dic
                 **least,
                 "key_id": key_id,
                 "status": status,
+                "rsa_keys": [
+                    name
+                    for name in least.get("rsa_keys", ())
+                    if len(each) == len(by_node)
+                    and all(name in row.get("rsa_keys", ()) for row in each.values())
+                ],
                 "nodes": {str(i): row["status"] for i, row in sorted(each.items())},
             }
         )

@@ -37,6 +37,12 @@ class NodeClient(JsonClient):
         query = None if path is None else {"path": path}
         return await self.call("GET", f"/v1/keys/{quote(key_id, safe='')}", query=query)
 
+    async def key_paths(self, key_id: str) -> list[str]:
+        """``GET /v1/keys/{id}/paths``."""
+        body = await self.call("GET", f"/v1/keys/{quote(key_id, safe='')}/paths")
+        paths = body.get("paths")
+        return [str(path) for path in paths] if isinstance(paths, list) else []
+
     async def sign(self, key_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """``POST /v1/keys/{id}/sign``."""
         return await self.call("POST", f"/v1/keys/{quote(key_id, safe='')}/sign", body)

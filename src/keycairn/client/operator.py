@@ -11,6 +11,9 @@ from keycairn.client.transport import JsonClient
 from keycairn.errors import Code, KeycairnError
 from keycairn.node.config import NodeConfig
 
+#: A point's bundles are written and read back; the nodes themselves wait a little less.
+_POINT_SECONDS = 660.0
+
 
 class OperatorClient(JsonClient):
     """Calls a node's management listener. :meth:`of` finds address and token by node.toml."""
@@ -45,6 +48,10 @@ class OperatorClient(JsonClient):
     async def unban(self, peer: int) -> dict[str, Any]:
         """Lift every ban of a peer; idempotent."""
         return await self.call("POST", f"/v1/peers/{peer}/unban", {})
+
+    async def rejoin(self, *, without_witnesses: bool = False) -> dict[str, Any]:
+        """Leave quarantine in a new era."""
+        return await self.call("POST", "/v1/rejoin", {"without_witnesses": without_witnesses})
 
     async def presignatures(self, key_id: str | None = None) -> list[dict[str, Any]]:
         """What is made ahead for a key, or for all keys of all applications."""
@@ -84,8 +91,14 @@ class OperatorClient(JsonClient):
     async def ers_key_attest(self, sha256: str) -> dict[str, Any]:
         return await self.call("POST", f"/v1/ers/keys/{sha256}/attest", {})
 
-    async def ers_key_remove(self, sha256: str) -> dict[str, Any]:
-        return await self.call("DELETE", f"/v1/ers/keys/{sha256}")
+    async def ers_key_remove(self, sha256: str, *, force: bool = False) -> dict[str, Any]:
+        """E_CONFLICT while some key's only document is under it, unless ``force``."""
+        query = {"force": "true"} if force else None
+        return await self.call("DELETE", f"/v1/ers/keys/{sha256}", query=query)
+
+    async def ers(self) -> dict[str, Any]:
+        """Counts of keys by status, ages of checks, sinks."""
+        return await self.call("GET", "/v1/ers")
 
     async def encryptor_check(self) -> dict[str, Any]:
         return await self.call("POST", "/v1/encryptor/check", {})
@@ -115,8 +128,10 @@ class OperatorClient(JsonClient):
         return await self.call("POST", f"/v1/backups/{sha256}/verified", {})
 
     async def backup_point(self, step: str, **more: Any) -> dict[str, Any]:
-        """One step of a backup point; :mod:`keycairn.node.points`."""
-        made = await self.call("POST", "/v1/backups/point", {"step": step, **more})
+        """One step of a backup point, or "lead"; :mod:`keycairn.node.points`."""
+        made = await self.call(
+            "POST", "/v1/backups/point", {"step": step, **more}, seconds=_POINT_SECONDS
+        )
         if "milliseconds" in made:
             made["seconds"] = made.pop("milliseconds") / 1000
         return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,8 +21,10 @@ from keycairn.client.merge import SAME_KEY, UNKNOWN, merge_coverage, merge_key
 from keycairn.client.node import NodeClient
 from keycairn.client.profile import VaultProfile, load_profile
 from keycairn.client.signing import Item, Signing
+from keycairn.curves.derivation import parse_path
 from keycairn.errors import Code, KeycairnError
 from keycairn.ers.document import Document
+from keycairn.ers.ledger import by_index
 from keycairn.ports import Clock, Rng
 from keycairn.ports.system import SystemClock, SystemRng
 
@@ -41,6 +44,8 @@ _AGAIN = frozenset({Code.PEER_TIMEOUT, Code.UNAVAILABLE, Code.SESSION_MISMATCH})
 
 #: Earlier attempts under one request id that a call looks past.
 _MAX_REPLAYS = 64
+#: Attempts that met the end of a pair setup and count for nothing.
+_MAX_ENDED = 2
 
 
 class Vault:
@@ -141,6 +146,16 @@ class Vault:
         """A key, or its child at ``path``; addresses only if all holders' nodes give the same."""
         view, _ = await self.look_at(key_id, path, None)
         return view
+
+    async def key_paths(self, key_id: str) -> list[str]:
+        """The derivation paths in use that any node knows of, by rising indices."""
+        answers, _ = await self._ask(lambda n: n.key_paths(key_id))
+        found = set()
+        for path in {path for paths in answers.values() for path in paths}:
+            with suppress(KeycairnError):  # One node's word: what is no path is left out.
+                parse_path(path)
+                found.add(path)
+        return by_index(found)
 
     async def look_at(
         self, key_id: str, path: str | None, nodes: Sequence[int] | None
@@ -283,15 +298,22 @@ class Vault:
         params: str = "balanced",
         label: str = "",
         request_id: str | None = None,
+        nodes: Collection[int] | None = None,
         attempts: int = 1,
     ) -> dict[str, Any]:
-        """One ERS document for ``key_ids``, made by all nodes; every node keeps a copy."""
-        players = self._players(None)
+        """One ERS document for ``key_ids``, made by all nodes; every node keeps a copy.
+
+        Args:
+            nodes: only these take part, t+1 or more: a partial document, which recovers the keys
+                and which no policy counts.
+        """
+        players = self._players(nodes)
         body = {
             "key_ids": list(key_ids),
             "rsa_spki": rsa_spki.hex(),
             "params": params,
             "label": label,
+            "partial": True if nodes is not None else None,
         }
         answers = await self.run_session(
             players, body, lambda n, b: n.create_document(b), request_id, attempts
@@ -388,7 +410,7 @@ class Vault:
         """
         request = request_id or self.fresh_name()
         full = {k: v for k, v in body.items() if v is not None}
-        number = earlier
+        number, again = earlier, _MAX_ENDED
         while attempts > 0:
             number += 1
             named = full | {
@@ -409,6 +431,10 @@ class Vault:
             error.detail["request_id"] = request
             if error.code is Code.SESSION_REPLAY and number < _MAX_REPLAYS:
                 continue  # an earlier call with this request id used the name
+            ended = any(e.detail.get("setup_ended") for e in errors.values())
+            if ended and again and "presignature" not in full:
+                again -= 1  # A node has just begun a new incarnation; nothing was evaluated.
+                continue
             attempts -= 1
             if error.code not in _AGAIN or not attempts:
                 if answers:

@@ -67,6 +67,38 @@ def register(app: typer.Typer) -> None:
         code = _report(list(made.values()), failed, "bundles", config, lines, more)
         return _PARTIAL if away else code
 
+    @command(backup, "point")
+    def point(config: ConfigOption = None) -> int:
+        """A backup point of all nodes, led by this operator's running node over its links.
+
+        For nodes on different machines. Each node writes its bundle by its own configuration, if
+        that has points_from_peers under [backup]; creation of keys waits while they copy, 20
+        seconds at most, and signing goes on. Exit code 7 if bundles were written that are no
+        point together.
+        """
+        if config is None:
+            raise malformed("which node leads? name its node.toml with --config")
+        from keycairn.cli.points import lead_point, point_lines
+
+        with output.working("writing bundles at all nodes"):
+            result = lead_point(config)
+        output.result(result, "\n".join(point_lines(result)))
+        return 0 if result["point"] is not None else _PARTIAL
+
+    @command(backup, "keygen")
+    def keygen(
+        out: Annotated[Path, typer.Option("--out", help="file for the age identity, mode 0600")],
+    ) -> None:
+        """Make an age identity, which opens bundles. Not on a node's machine.
+
+        Nodes get only the recipient (age1…) that this prints, under [backup] recipients.
+        """
+        from keycairn.cli.production import age_keygen
+
+        recipient = age_keygen(out, SystemRng())
+        text = f"{out}: keep it where no node is, with a copy\nrecipient: {recipient}"
+        output.result({"identity": str(out), "recipient": recipient}, text)
+
     @command(backup, "list")
     def list_(
         config: ConfigOption = None, nodes: NodesOption = None, vault: VaultOption = None
@@ -88,7 +120,17 @@ def register(app: typer.Typer) -> None:
         ] = None,
         secret_file: Annotated[
             Path | None,
-            typer.Option("--secret-file", help="master key or password file, to prove each share"),
+            typer.Option(
+                "--secret-file",
+                help="secret of the encryptor (key, password, token, PIN), to prove each share",
+            ),
+        ] = None,
+        encryptor: Annotated[
+            Path | None,
+            typer.Option(
+                "--encryptor",
+                help="TOML file with [encryptor] as in node.toml, to prove each share",
+            ),
         ] = None,
         public_key: Annotated[
             str | None, typer.Option("--public-key", help="the node's identity key, hexadecimal")
@@ -103,13 +145,23 @@ def register(app: typer.Typer) -> None:
     ) -> int:
         """Verify a stored bundle, reading nothing but the stored file.
 
-        A trial also runs the checks of the external items, if the signer is known. Exit code 7 if
-        one of them, or the proof of a share, fails.
+        Shares are proved with the node's encryptor of whatever kind: with --secret-file [encryptor]
+        is the bundle's own, if the signer is known; with --encryptor that file's. A trial needs no
+        database server. It also runs the checks of the external items, if the signer is known.
+        Exit code 7 if one of them, or the proof of a share, fails.
         """
         from keycairn.cli.bundles import verify_stored
 
         work = verify_stored(
-            bundle, identity, secret_file, public_key, level, config, vault, not skip_checks
+            bundle,
+            identity,
+            secret_file,
+            public_key,
+            level,
+            config,
+            vault,
+            not skip_checks,
+            encryptor,
         )
         result = asyncio.run(work)
         if config is not None and result["level"] == "trial" and result["verified"]:

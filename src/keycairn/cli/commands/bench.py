@@ -167,7 +167,7 @@ def _others(bench: typer.Typer) -> None:
         from keycairn.cli.bench import suite
         from keycairn.ers.params import TABLE
 
-        sizes = _sizes(keys, "--keys", 1000)
+        sizes = _sizes(keys, "--keys", 100_000)
         if rsa_bits not in (2048, 3072, 4096):
             raise malformed("--rsa-bits must be 2048, 3072 or 4096")
         if params not in TABLE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,12 @@ def register(app: typer.Typer) -> None:
 async def _examine(profile: VaultProfile) -> tuple[list[dict[str, Any]], list[str]]:
     information: list[str] = []
     async with Vault(profile) as vault:
-        findings = await _nodes(vault)
+        health = await vault.health()
+        well = {index for index, state in health.items() if state.get("ok")}
+        findings = _nodes(profile, health)
         for node in profile.nodes:
             if node.config is not None:
-                findings += await _operator(node, information)
+                findings += await _operator(node, information, well)
         try:
             findings += _keys(profile, await vault.coverage())
         except KeycairnError as exc:
@@ -57,16 +59,27 @@ def _finding(
     return {"node": node, "what": what, "next": next_step, "keys": list(keys)}
 
 
-async def _nodes(vault: Vault) -> list[dict[str, Any]]:
+def _nodes(profile: VaultProfile, health: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         _finding(
-            index,
-            f"node {index} can't finish a round: {'; '.join(map(str, state.get('reasons', ())))}",
-            "keycairn vault status DIR, and the node's log",
+            node.index,
+            f"node {node.index} can't finish a round: "
+            f"{'; '.join(map(str, health[node.index].get('reasons', ())))}",
+            _look(profile, node, reached=health[node.index].get("reached", True)),
         )
-        for index, state in (await vault.health()).items()
-        if not state.get("ok")
+        for node in profile.nodes
+        if not health[node.index].get("ok")
     ]
+
+
+def _look(profile: VaultProfile, node: NodeProfile, *, reached: bool) -> str:
+    """The command that says more of a node that is not well."""
+    if node.config is None:
+        return "at its machine: keycairn node status --config node.toml, and the node's log"
+    if reached:
+        config = f"--config {node.config}"
+        return f"keycairn node status {config}; keycairn node peers {config}"
+    return f"keycairn vault status {profile.file.parent}"
 
 
 def _keys(profile: VaultProfile, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -136,8 +149,11 @@ def _bring_back(profile: VaultProfile, index: int, keys: list[str]) -> str:
     return "restore that node from its newest bundle that holds them"
 
 
-async def _operator(node: NodeProfile, information: list[str]) -> list[dict[str, Any]]:
-    """What one node's operator should know; ``information`` takes what asks for nothing."""
+async def _operator(
+    node: NodeProfile, information: list[str], well: Collection[int]
+) -> list[dict[str, Any]]:
+    """What one node's operator should know; ``information`` takes what asks for nothing. ``well``
+    are the nodes that can finish a round."""
     index = node.index
     try:
         config = node_config(node.config or Path(), index)
@@ -157,9 +173,30 @@ async def _operator(node: NodeProfile, information: list[str]) -> list[dict[str,
             f"node {index}: {len(empty)} of {len(stock)} presignature pools are empty; the "
             "first signature of a pool's signers takes a whole session, and fills it again"
         )
-    findings = [
+    findings = []
+    if status.get("state") in ("WAITING", "QUARANTINED"):
+        findings.append(
+            _finding(
+                index,
+                f"node {index} is {status['state']} and takes part in nothing: {status['why']}",
+                str(status.get("next", "")),
+            )
+        )
+    findings += [
         _finding(index, f"node {index}: {_words(f)}", str(f.get("next", "")), f.get("key_ids", ()))
         for f in status.get("findings", ())
+        if f.get("finding") not in ("waiting", "quarantined")
+    ]
+    findings += [
+        _finding(
+            index,
+            f"node {index} does not reach node {p['index']}, though both run: they sign nothing "
+            "together",
+            f"keycairn node peers --config {config.file}, at both; and [[peers]] of both: address "
+            "and public key",
+        )
+        for p in peers
+        if index in well and p["index"] in well and not (p.get("up") or p.get("banned"))
     ]
     findings += [
         _finding(

@@ -1,8 +1,9 @@
-"""``keycairn node``: run, status, peers, unban, digest, restore."""
+"""``keycairn node``: run, status, rejoin, peers, unban, digest, restore."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +26,9 @@ def register(app: typer.Typer) -> None:
     def run(config: Config) -> None:
         """Run a node in the foreground until SIGTERM or Ctrl-C.
 
-        Prints {"event":"ready","node":…,"api":…} when it can take requests; its log goes to
-        stderr, one JSON object a line.
+        Prints {"event":"ready","node":…,"api":…} when it can take requests; "waiting" or
+        "quarantined" with why and next when it may not. Its log goes to stderr, one JSON object
+        a line.
         """
         # Imported here: only this command needs the web server.
         from keycairn.node.daemon import run_node
@@ -35,9 +37,47 @@ def register(app: typer.Typer) -> None:
 
     @command(node, "status")
     def status(config: Config) -> None:
-        """Show state, incarnation and findings of a running node."""
+        """Show state (ACTIVE, WAITING or QUARANTINED) and why, incarnation, history and findings.
+
+        A node that isn't ACTIVE takes part in nothing; what helps is in next.
+        """
         [answer] = each_operator([load_config(config, {})], lambda n, _: n.status())
         output.result(answer)
+
+    @command(node, "rejoin")
+    def rejoin(
+        config: Config,
+        without_witnesses: Annotated[
+            bool,
+            typer.Option(
+                "--without-witnesses",
+                help="also if too few peers say what they know of this node, and its anchor is "
+                "gone: bans and revocations since the backup may be missing",
+            ),
+        ] = False,
+    ) -> None:
+        """Let a node that is QUARANTINED (or WAITING for peers that are lost) act again.
+
+        Its database is older than its last word, and stays so: know why before you run this, and
+        that no copy of this node runs anywhere. Bans and revocations are taken over from the
+        anchor and from peers; recovery keys that were added at run time are to be added again.
+        """
+        [result] = each_operator(
+            [load_config(config, {})], lambda n, _: n.rejoin(without_witnesses=without_witnesses)
+        )
+        taken, gone = len(result["bans"]), len(result["revoked"])
+        lines = [f"node {result['node']} is {result['state']}, in era {result['era']}"]
+        asked = ", ".join(map(str, result["asked"])) or "nobody"
+        lines.append(
+            f"asked: {asked}; anchor: {'yes' if result['anchor'] else 'no'}; taken over: "
+            f"{taken} ban{'' if taken == 1 else 's'}, {gone} "
+            f"revocation{'' if gone == 1 else 's'}"
+        )
+        if result["missing"] is not None:
+            when = datetime.fromtimestamp(result["missing"]["since_us"] // 1_000_000, UTC)
+            lines.append(f"may be missing: {result['missing']['what']} (since {when.isoformat()})")
+        lines.append("next: keycairn doctor shows keys that are behind; add recovery keys again")
+        output.result(result, "\n".join(lines))
 
     @command(node, "peers")
     def peers(config: Config) -> None:
@@ -141,6 +181,9 @@ def register(app: typer.Typer) -> None:
         with output.working("restoring"):
             result = asyncio.run(work)
         lines = [f"{s['step']}. {s['name']}: {s['answer']}, {s['words']}" for s in result["steps"]]
+        password = result["database"]["password"]
+        if password:
+            lines.append(f"password of the database: {password['source']} {password['where']}")
         lines += [f"external: {e['name']}, {e['where']}: {e['words']}" for e in result["external"]]
         lines += [f"launch file: {x['original']} as {x['file']}" for x in result["launch"]]
         lines += [f"change: {c['key']} = {c['to']}" for c in result["changes"]]

@@ -23,9 +23,11 @@ Directory = Annotated[Path, typer.Argument(help="directory of a local vault")]
 async def start(processes: list[NodeProcess]) -> None:
     """Start nodes at once; wait until each is ready and sees the others that run."""
     results = await asyncio.gather(*(p.start() for p in processes), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    faults = [result for result in results if isinstance(result, BaseException)]
+    # One that does not run says more than one that waits for it.
+    faults.sort(key=lambda f: isinstance(f, KeycairnError) and f.code is Code.QUARANTINED)
+    if faults:
+        raise faults[0]
 
 
 def register(app: typer.Typer) -> None:
@@ -145,8 +147,9 @@ async def _row(vault: LocalVault, node: NodeProfile, health: dict[str, Any]) -> 
             f"read {vault.run}/node{node.index}.log; keycairn vault down {vault.directory} "
             f"--nodes {node.index}, then keycairn vault up {vault.directory}"
         )
-    elif not health.get("ok"):
-        next_step = f"read {vault.run}/node{node.index}.log"
+    elif not health.get("ok") and process is not None:
+        config = f"--config {process.config.file}"
+        next_step = f"keycairn node status {config}; keycairn node peers {config}"
     health = {**health, "reasons": reasons}
     return {
         "node": node.index,
