@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 #: Left out of ``./test --fast``: real processes, whole nodes, long tables of trials.
 SLOW = (
     "backup/test_restore",
+    "backup/test_servers",
     "backup/test_targets",
     "cli/test_demo",
     "cli/test_presignatures",
@@ -36,6 +37,7 @@ SLOW = (
     "ers/test_recover",
     "ers/test_token",
     "ers/test_transit",
+    "kit/",
     "links/test_tls",
     "node/test_encryptor",
     "node/test_openapi",

@@ -8,8 +8,13 @@ missing=''
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || need python3-venv
 command -v softhsm2-util >/dev/null 2>&1 || need softhsm2 # a PKCS#11 token for tests/encryptors
 
+# The second verifier, verifier-ts: node 18 or later.
+node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 18)' >/dev/null 2>&1 || need nodejs
+command -v npm >/dev/null 2>&1 || need npm
+
 command -v pg_lsclusters >/dev/null 2>&1 || need postgresql
 command -v mariadbd >/dev/null 2>&1 || need mariadb-server
+command -v mariadb-backup >/dev/null 2>&1 || need mariadb-backup # physical copies, tests/disasters
 
 new=$missing
 if [ -n "$missing" ]; then
@@ -57,7 +62,7 @@ if [ -z "${KEYCAIRN_TEST_MARIADB:-}" ]; then
     answers 3306 || start-stop-daemon --start --oknodo --background --exec "$(command -v mariadbd)"
     await 3306 MariaDB
     case "$new" in
-        *mariadb*)
+        *mariadb-server*) # ours alone, again
             mariadb -e "ALTER USER root@localhost IDENTIFIED VIA mysql_native_password USING PASSWORD('')"
             ;;
     esac

@@ -65,9 +65,10 @@ def prove_possession(
     public: Path,
     private_options: Sequence[str],
     env: Mapping[str, str] | None = None,
+    nodes: Sequence[int] = (),
 ) -> None:
-    """Every operator allows the RSA key, after its holder's answers."""
-    for i in vault.players:
+    """Every operator (or those of ``nodes``) allows the RSA key, after its holder's answers."""
+    for i in nodes or vault.players:
         config = str(vault.config(i))
         challenges = safe / f"{public.stem}-challenges{i}.json"
         answers = safe / f"{public.stem}-answers{i}.json"

@@ -1,10 +1,11 @@
-"""Scenario 16 (SQLite): bundles truncated, flipped, swapped, edited, of another version.
+"""Scenario 16: bundles truncated, flipped, swapped, edited, of another version.
 
 The refusals are typed, nothing is written, and the next good bundle restores.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from disasters.conftest import everywhere
 from keycairn.backup.bundle import MAGIC, read_bundle
 from keycairn.errors import Code
 from system.local import LocalVault, keycairn
@@ -66,10 +68,11 @@ HARM: dict[str, tuple[Callable[[bytes], bytes], set[str]]] = {
 }
 
 
+@everywhere()
 async def test_a_damaged_bundle_restores_nothing_and_says_what_helps(
-    make_vault: Any, tmp_path: Path
+    make_vault: Any, tmp_path: Path, on: str
 ) -> None:
-    vault: LocalVault = make_vault()
+    vault: LocalVault = make_vault(on=on)
     vault.start()
     async with vault.client() as client:
         await vault.linked()
@@ -124,6 +127,7 @@ async def test_a_damaged_bundle_restores_nothing_and_says_what_helps(
         vault.start(2)
         await vault.linked()
         await client.sign(key["key_id"], message=b"x", nodes=[2, 3])
+    print(json.dumps({"scenario": 16, "database": on, "keys_lost": 0}))
 
 
 async def test_every_length_of_a_bundle_is_refused_but_the_right_one(

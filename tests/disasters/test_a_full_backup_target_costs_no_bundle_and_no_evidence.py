@@ -1,10 +1,11 @@
-"""Scenario 23, the backup's half (SQLite): the bundle target is full, then the node's own volume.
+"""Scenario 23: the bundle target is full, then the node's own volume, during backup and signing.
 
 On file systems of a few hundred kilobytes, which only root can mount.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from disasters.conftest import everywhere, first_signature
+from keycairn.errors import Code, KeycairnError
+from keycairn.ports.system import SystemClock
 from system.local import LocalVault, keycairn
 
 
@@ -47,10 +51,11 @@ def fill(path: Path) -> None:
     assert shutil.disk_usage(path.parent).free == 0
 
 
+@everywhere()
 async def test_a_full_backup_target_costs_no_bundle_and_no_evidence(
-    make_vault: Any, small_disk: Any
+    make_vault: Any, small_disk: Any, on: str
 ) -> None:
-    vault: LocalVault = make_vault(nodes=2)
+    vault: LocalVault = make_vault(nodes=2, on=on)
     target = vault.operator(1) / "backups"
     small_disk(target, 640)
     vault.start()
@@ -83,8 +88,13 @@ async def test_a_full_backup_target_costs_no_bundle_and_no_evidence(
         assert backup(vault)["verified"] is True
 
 
-async def test_a_full_volume_of_the_node_costs_no_bundle(make_vault: Any, small_disk: Any) -> None:
-    vault: LocalVault = make_vault(nodes=2)
+@everywhere()
+async def test_a_full_volume_of_the_node_costs_no_bundle_and_no_nonce(
+    make_vault: Any, small_disk: Any, on: str
+) -> None:
+    """On a server the volume holds all but the database; with SQLite no spend can be written, and
+    without one nothing is signed (INV-1)."""
+    vault: LocalVault = make_vault(nodes=2, on=on)
     data = vault.node_directory(1) / "data"
     kept = vault.directory / "kept"
     shutil.move(data, kept)
@@ -103,6 +113,24 @@ async def test_a_full_volume_of_the_node_costs_no_bundle(make_vault: Any, small_
         answer = backup(vault)
         assert answer["error"]["code"] == "E_UNAVAILABLE", answer
         assert {p.name for p in (vault.operator(1) / "backups").glob("*.bundle")} == before
-        filler.unlink()
+        nonces, refused = [], []
+        for number in range(40):
+            fill(data / f"filler{number}")
+            try:
+                made = await client.sign(key["key_id"], message=b"full")
+            except KeycairnError as exc:
+                refused.append(exc.code)
+            else:
+                nonces.append(made["base_r"])
+        assert refused or on != "sqlite"
+        assert set(refused) <= {Code.UNAVAILABLE}
+        clock = SystemClock()
+        began = clock.monotonic()
+        for file in data.glob("filler*"):
+            file.unlink()
+        nonces.append((await first_signature(client, key["key_id"], message=b"x"))["base_r"])
+        seconds = clock.monotonic() - began
+        assert len(set(nonces)) == len(nonces)
         assert backup(vault)["verified"] is True
-        await client.sign(key["key_id"], message=b"x")
+    figures = {"scenario": 23, "database": on, "keys_lost": 0, "presignatures_reused": 0}
+    print(json.dumps({**figures, "refused": len(refused), "seconds_to_first_signature": seconds}))

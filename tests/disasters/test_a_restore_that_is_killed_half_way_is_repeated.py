@@ -1,4 +1,4 @@
-"""Scenario 24 (SQLite): ``node restore`` killed at any time; the same command works again."""
+"""Scenario 24: ``node restore`` killed at any time; the same command works again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from disasters.conftest import everywhere
 from keycairn.ports.seeded import SeededRng
 from keycairn.ports.system import SystemClock
 from system.local import LocalVault, keycairn
@@ -19,8 +20,11 @@ _SEED = 24
 
 
 @pytest.mark.parametrize("times", [5, pytest.param(50, marks=pytest.mark.full)])
-async def test_a_restore_that_is_killed_half_way_is_repeated(make_vault: Any, times: int) -> None:
-    vault: LocalVault = make_vault()
+@everywhere()
+async def test_a_restore_that_is_killed_half_way_is_repeated(
+    make_vault: Any, times: int, on: str
+) -> None:
+    vault: LocalVault = make_vault(on=on)
     vault.start()
     async with vault.client() as client:
         await vault.linked()
@@ -60,7 +64,8 @@ async def test_a_restore_that_is_killed_half_way_is_repeated(make_vault: Any, ti
             # All or nothing: what is there is complete.
             if home.exists():
                 assert (home / "node.toml").is_file(), f"seed {_SEED}, run {number}"
-                assert (home / "data" / "node.db").is_file(), f"seed {_SEED}, run {number}"
+                complete = on != "sqlite" or (home / "data" / "node.db").is_file()
+                assert complete, f"seed {_SEED}, run {number}"
                 (home / ".keycairn-restore").unlink(missing_ok=True)
                 vault.lose(2)
         assert killed or times < 10
@@ -70,3 +75,4 @@ async def test_a_restore_that_is_killed_half_way_is_repeated(make_vault: Any, ti
         vault.start(2)
         await vault.linked()
         await client.sign(key["key_id"], message=b"x", nodes=[2, 3])
+    print(json.dumps({"scenario": 24, "database": on, "killed": killed, "keys_lost": 0}))

@@ -1,4 +1,5 @@
-"""Scenarios 3 and 18 (SQLite): every node is lost; all addresses and credentials change."""
+"""Scenarios 3 and 18: every node is lost; all addresses and credentials change. Scenario 9: an old
+bundle."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 
 import tomli_w
 
+from disasters.conftest import everywhere, first_signature
 from keycairn.client import Vault, load_profile
 from keycairn.ports.system import SystemClock
 from system.local import LocalVault, keycairn
@@ -44,10 +46,11 @@ async def sign_with_all(client: Vault, keys: list[dict[str, Any]]) -> list[str]:
     return nonces
 
 
+@everywhere()
 async def test_all_nodes_are_lost_and_their_bundles_bring_them_back(
-    make_vault: Any, tmp_path: Path, free_ports: Any
+    scratch_database: Any, make_vault: Any, tmp_path: Path, free_ports: Any, on: str
 ) -> None:
-    vault: LocalVault = make_vault()
+    vault: LocalVault = make_vault(on=on)
     vault.start()
     async with vault.client() as client:
         await vault.linked()
@@ -73,20 +76,29 @@ async def test_all_nodes_are_lost_and_their_bundles_bring_them_back(
     for i in (1, 2, 3):
         secret = tmp_path / f"secret-of-{i}"
         shutil.move(vault.operator(i) / "master.key", secret)
-        mapping = {
+        mapping: dict[str, Any] = {
             "api": {"listen": f"127.0.0.1:{port + 3 * i - 3}"},
             "links": {"listen": f"127.0.0.1:{port + 3 * i - 2}"},
             "management": {"listen": f"127.0.0.1:{port + 3 * i - 1}"},
             "encryptor": {"secret_file": str(secret)},
             "peers": {k: v for k, v in peers.items() if k != str(i)},
         }
+        expected = {"api.listen", "links.listen", "encryptor.secret_file"}
+        if on != "sqlite":
+            # Another server, as far as the node can tell: other database, user and password.
+            made = scratch_database(on)
+            password = tmp_path / f"password-of-{i}"
+            password.write_text(made.password)
+            password.chmod(0o600)
+            mapping["database"] = {"url": made.url, "password_file": str(password)}
+            expected |= {"database.url", "database.password_file", "database.password_env"}
         map_file = tmp_path / f"map-{i}.toml"
         map_file.write_text(tomli_w.dumps(mapping))
         bundle = vault.newest_bundle(i)
         dry = restore(vault, i, bundle, "--map", str(map_file), "--dry-run")
         assert dry["done"] is False
         changed = {c["key"] for c in dry["changes"]}
-        assert {"api.listen", "links.listen", "encryptor.secret_file"} <= changed
+        assert expected <= changed
         assert not vault.node_directory(i).exists()
         done = restore(vault, i, bundle, "--map", str(map_file))
         assert (done["keys"], done["presignatures"], done["proofs_ok"]) == (3, 0, True)
@@ -99,7 +111,7 @@ async def test_all_nodes_are_lost_and_their_bundles_bring_them_back(
     vault.start()
     async with Vault(load_profile(vault.profile)) as client:
         await vault.linked()
-        first = await client.sign(keys[0]["key_id"], message=MESSAGE, nodes=[1, 2])
+        first = await first_signature(client, keys[0]["key_id"], message=MESSAGE, nodes=[1, 2])
         seconds = clock.monotonic() - lost_at
         after = await sign_with_all(client, keys)
     nonces = [*before, first["base_r"], *after]
@@ -108,6 +120,7 @@ async def test_all_nodes_are_lost_and_their_bundles_bring_them_back(
         json.dumps(
             {
                 "scenario": "3 and 18",
+                "database": on,
                 "keys_lost": 0,
                 "presignatures_reused": 0,
                 "seconds_to_first_signature": round(seconds, 2),
@@ -116,11 +129,12 @@ async def test_all_nodes_are_lost_and_their_bundles_bring_them_back(
     )
 
 
+@everywhere()
 async def test_an_old_bundle_is_held_against_the_peers_and_says_what_is_missing(
-    make_vault: Any,
+    make_vault: Any, on: str
 ) -> None:
     """Scenario 9, as far as it goes without repair: the keys made since are named."""
-    vault: LocalVault = make_vault()
+    vault: LocalVault = make_vault(on=on)
     vault.start()
     async with vault.client() as client:
         await vault.linked()

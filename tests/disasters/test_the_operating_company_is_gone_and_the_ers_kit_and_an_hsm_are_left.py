@@ -1,17 +1,32 @@
-"""Scenario 5: the operating company is gone; documents and the RSA key in a token are left."""
+"""Scenario 5: the operating company is gone; the kit and the RSA key in a token are left."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from disasters.ers import MESSAGE, prove_possession, recovered, sign_with, spki
 from encryptors.components import make_softhsm, private
 from keycairn.ports.system import SystemClock
-from system.local import LocalVault
+from kit.making import unpacked
+from kit.tool import result
+from system.local import LocalVault, keycairn
 
+#: Raw RSA in the token: what `pkcs11-tool --decrypt --mechanism RSA-X-509` does.
+DECRYPT = """\
+import sys
+import pkcs11
+
+module, label, name, pin = sys.argv[1:]
+with pkcs11.lib(module).get_token(token_label=label).open(user_pin=pin) as session:
+    key = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label=name)
+    raw = key.decrypt(sys.stdin.buffer.read(), mechanism=pkcs11.Mechanism.RSA_X_509)
+sys.stdout.buffer.write(raw)
+"""
 PATHS = ("m/0/0", "m/0/7", "m/44/60/3")
 
 
@@ -52,20 +67,52 @@ async def test_the_operating_company_is_gone_and_the_ers_kit_and_an_hsm_are_left
                     what = {"digest": bytes(range(32))}
                 await client.sign(key["key_id"], path=path, **what)
                 children[key["key_id"], path] = await client.show_key(key["key_id"], path=path)
-        made = await client.ers_create(ids, spki(public), label="the kit")
-    # What the customer has: the document, and the public keys in its own books.
-    document = tmp_path / "document.json"
-    document.write_text(made["document"], encoding="utf-8")
+    # What the customer has: the kit, made while the company was there, and its printed page.
+    kit = tmp_path / "customer" / "KIT.zip"
+    kit.parent.mkdir()
+    made = keycairn(
+        "kit", "create", "--all", "--rsa-public-key", str(public), "--label", "the kit",
+        "--out", str(kit), "--vault", str(vault.profile),
+    )  # fmt: skip
+    assert set(made["keys"]) == set(ids)
+    assert made["paths"] == dict.fromkeys(ids, len(PATHS))
+    assert made["warnings"] == []
     vault.stop()
     shutil.rmtree(vault.directory)
 
     clock = SystemClock()
     began = clock.monotonic()
+    # Verified twice: where keycairn is installed, and where nothing is.
+    keycairn("kit", "verify", str(kit), "--fingerprint", made["fingerprint"])
+    folder = unpacked(kit, tmp_path / "unpacked")
+    tool = folder / "keycairn-offline.pyz"
+    seen = result(tool, "verify", "--fingerprint", made["fingerprint"])
+    assert seen["not_checked"] == []
+    assert {k["key_id"] for d in seen["documents"] for k in d["keys"]} == set(ids)
+    [document] = (folder / "documents").iterdir()
+    listed = json.loads((folder / "paths.json").read_text(encoding="utf-8"))["keys"]
+    for (key_id, path), child in children.items():
+        [row] = [row for row in listed[key_id]["paths"] if row["path"] == path]
+        assert row["public_key"] == child["public_key"]
+
+    # The tool of the kit, with the token behind a program such as pkcs11-tool.
+    (safe / "decrypt.py").write_text(DECRYPT, encoding="utf-8")
+    words = [sys.executable, safe / "decrypt.py", token.module, token.token, "recovery", token.pin]
+    command = shlex.join(["env", f"SOFTHSM2_CONF={token.conf}", *map(str, words)])
+    own = result(
+        tool, "recover", "--decrypt-command", command, "--out", tmp_path / "own", "--allow-network"
+    )
+    assert own["warnings"] == []
+    seconds_own = clock.monotonic() - began
+
+    # And keycairn-recover, which speaks PKCS #11 itself.
     known = [f"--public-key={k['key_id']}={k['curve']}:{k['public_key']}" for k in keys]
     done = recovered(
         str(document), *hsm, *known, "--label=the kit", "--allow-network",
         "--out", str(tmp_path / "recovered"), env=env,
     )  # fmt: skip
+    for path in (tmp_path / "own").iterdir():
+        assert path.read_bytes() == (tmp_path / "recovered" / path.name).read_bytes()
     first = None
     files = {entry["key_id"]: entry["files"] for entry in done["recovered"]}
     assert set(files) == set(ids)
@@ -93,6 +140,7 @@ async def test_the_operating_company_is_gone_and_the_ers_kit_and_an_hsm_are_left
                 "keys_lost": 0,
                 "presignatures_reused": 0,
                 "seconds_to_first_signature": round(first or 0.0, 2),
+                "seconds_offline_tool": round(seconds_own, 2),
                 "seconds": round(clock.monotonic() - began, 2),
             }
         )

@@ -116,6 +116,23 @@ async def test_five_encryptors_create_sign_rotate_back_up_restore_sign(
     await sign(vault, key, "1,5", b"after the rotation, with no rest")
     bundles = (await keycairn("backup", "create", "--vault", profile))["bundles"]
     assert len(bundles) == 5
+    # A trial proves the shares with each kind: [encryptor] out of the bundle of a known signer,
+    # or out of a file.
+    for i in vault.players:
+        trial = [
+            "backup", "verify", str(vault.newest_bundle(i)),
+            "--identity", str(vault.operator(i) / "backup-identity.age"),
+        ]  # fmt: skip
+        secret = ["--secret-file", sections[i]["secret_file"]]
+        found = await keycairn(*trial, *secret, "--vault", profile)
+        assert (found["verified"], found["proofs_ok"]) == (True, True), KINDS[i]
+        file = private(tmp_path / f"of{i}.toml", tomli_w.dumps({"encryptor": sections[i]}))
+        found = await keycairn(*trial, "--encryptor", str(file))
+        assert (found["verified"], found["proofs_ok"]) == (False, True), KINDS[i]
+        if i > 2:
+            # Who signed it isn't known: the secret goes to no service that the bundle names.
+            error = (await keycairn(*trial, *secret, code=3))["error"]
+            assert (error["code"], "--encryptor" in error["next"]) == ("E_POLICY", True)
 
     for i in vault.players:
         vault.lose(i)
