@@ -495,10 +495,20 @@ async def test_an_age_file_swapped_inside_a_signed_header(node: Any) -> None:
     assert caught.value.code is Code.STORE_INTEGRITY
 
 
-async def test_a_damaged_row_is_found_by_a_trial(node: Any) -> None:
-    """A share that was edited before the backup: the bundle is whole, the proof is not."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE keys SET share = zeroblob(60) WHERE rowid = 1",
+        "INSERT INTO keys SELECT 'twin', {rest} FROM keys WHERE rowid = 1",
+        "INSERT INTO keys SELECT x'ff00', {rest} FROM keys WHERE rowid = 1",
+    ],
+    ids=["edited", "added", "added under a name that is no text"],
+)
+async def test_a_damaged_row_is_found_by_a_trial(node: Any, change: str) -> None:
+    """Of before the backup: the bundle is whole, the proof is not, whatever a row looks like."""
     with sqlite3.connect(node.database) as db:
-        db.execute("UPDATE keys SET share = zeroblob(60) WHERE rowid = 1")
+        rest = ", ".join(c for _, c, *_ in db.execute("PRAGMA table_info(keys)") if c != "key_id")
+        db.execute(change.format(rest=rest))
     db.close()
     row: BundleRow = await node.backup()
     report = await verify_bundle(

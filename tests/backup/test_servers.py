@@ -275,8 +275,8 @@ KILLED = """
 import os, signal, sys
 from keycairn.store import restoring
 real, when = restoring.image.read, sys.argv.pop(1)
-async def read(source, conn):
-    await real(source, conn)
+def read(source, insert_many):
+    real(source, insert_many)
     if when == "inside":
         os.kill(os.getpid(), signal.SIGKILL)
 restoring.image.read = read

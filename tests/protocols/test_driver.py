@@ -508,6 +508,24 @@ async def test_a_hello_with_any_odd_field_is_a_mismatch_and_nobodys_fault(
     assert not any(world[i].journal for i in world.players)
 
 
+async def test_a_hello_on_another_pair_setup_says_that_a_repetition_helps() -> None:
+    """Regression: the first signature after a rejoin failed with the advice to send the same body
+    to all nodes, when a peer still had the setup of the incarnation before."""
+    world = await World.of()
+
+    def tamper(c: Copy) -> list[Frame] | None:
+        if c.sender == 2 and c.receiver == 1 and c.at(0, HELLO):
+            return [c.but(body=msgspec.structs.replace(c.body(Hello), bindings=((1, b"old"),)))]
+        return None
+
+    world.frames(tamper)
+    abort = (await world.keygen())[1].abort
+    assert abort.code is Code.SESSION_MISMATCH
+    # What the client repeats a request for (tests/client/test_vault.py).
+    assert abort.detail["setup_ended"] is True
+    assert "repeat the request" in abort.next
+
+
 async def test_a_hello_that_is_no_hello_is_its_senders_fault() -> None:
     world = await World.of()
     world.frames(lambda c: [c.but(body=b"\xc1")] if c.sender == 2 and c.at(0, HELLO) else None)

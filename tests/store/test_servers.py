@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 
 from databases import SERVERS, Scratch, admin, scratch
 from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
-from keycairn.store import mariadb, postgresql
+from keycairn.store import mariadb, postgresql, schema
 from keycairn.store.opening import read_keyring, require_unused, write_keyring
 from keycairn.store.server import ServerStore
 from store.worlds import Home, add_keys, spend
@@ -38,6 +40,33 @@ async def store(place: Home) -> AsyncIterator[ServerStore]:
     await made.begin_incarnation(b"inc-1", 1)
     yield made
     await made.close()
+
+
+async def test_rows_of_a_restore_come_back_as_they_were(store: ServerStore, base: Scratch) -> None:
+    """However a database takes many at once: bytes of every value, text that means something to
+    its own formats, nothing, truth, and the largest number."""
+    every = bytes(range(256)) * 3
+    row = {"batch_id": every[:32], "body": every, "created_us": 2**63 - 1, "version": 1}
+    batches = [
+        row
+        | {"batch_id": bytes([n]) * 32, "application": name, "request_id": "r", "active": active}
+        for n, (name, active) in enumerate(
+            [("a\tb", True), ("\\N", False), ("\\.", True), ("\n\\t", False), ("ä€😀'\"", True)]
+        )
+    ]
+    spend = {"incarnation": b"i", "key_id": "", "digest": b"", "at_us": 0, "version": 0}
+    spends = [spend | {"presignature_id": b, "base_r": r} for b, r in ((b"1", None), (b"2", b""))]
+    engine = type(store).engine(base.server, 1, writes=True)
+    with engine.connect().execution_options(keycairn_bare=True) as conn, conn.begin():
+        for table, rows in ((schema.batches, batches), (schema.spends, spends)):
+            type(store).insert_many(conn, table, rows)
+            found = conn.execute(select(table).order_by(*table.primary_key.columns)).mappings()
+            assert [dict(r) for r in found] == rows
+    # What the server says no to is said in the operator's words.
+    with pytest.raises(DBAPIError) as caught, engine.begin() as conn:
+        type(store).insert_many(conn, schema.spends, spends[:1])
+    assert "duplicate" in str(caught.value.orig).lower()
+    engine.dispose()
 
 
 async def refused(code: Code, awaitable: Any) -> KeycairnError:

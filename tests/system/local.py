@@ -26,17 +26,19 @@ PROGRAM = (sys.executable, "-m", "keycairn.cli")
 START_SECONDS = 30.0
 
 
-def keycairn(*words: str, env: dict[str, str] | None = None, check: bool = True) -> dict[str, Any]:
+def keycairn(
+    *words: str, env: dict[str, str] | None = None, check: bool = True, seconds: float = 120
+) -> dict[str, Any]:
     """Run a command with ``--json`` in a process of its own; returns its one JSON object.
 
-    The exit code is added as ``exit``; with ``check`` it must be 0.
+    The exit code is added as ``exit``; with ``check`` it must be 0. It may take ``seconds``.
     """
     done = subprocess.run(
         [sys.executable, "-m", "keycairn.cli", *words, "--json"],
         capture_output=True,
         text=True,
         env={**os.environ, **(env or {})},
-        timeout=120,
+        timeout=seconds,
         check=False,
     )
     lines = done.stdout.strip().splitlines()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class DatabaseReport:
 
     Attributes:
         version: of its schema.
-        keys: number of keys in it.
+        key_ids: the keys in it.
         uncertified: active batches whose certificate doesn't verify, by id in hex.
         pending: batches that wait for READY of somebody.
         documents: rows of ERS documents (as written; only trusted when ``sealed`` is yes).
@@ -61,13 +61,18 @@ class DatabaseReport:
     """
 
     version: int = 0
-    keys: int = 0
+    key_ids: list[str] = field(default_factory=list)
     uncertified: list[str] = field(default_factory=list)
     pending: list[Batch] = field(default_factory=list)
     documents: list[DocumentRow] = field(default_factory=list)
     sealed: Answer = Answer.CANT_TELL
     proofs: Answer = Answer.CANT_TELL
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def keys(self) -> int:
+        """Number of keys in it."""
+        return len(self.key_ids)
 
 
 def check_plain(path: Path, manifest: Manifest, pins: Mapping[int, bytes]) -> DatabaseReport:
@@ -91,8 +96,8 @@ def check_plain(path: Path, manifest: Manifest, pins: Mapping[int, bytes]) -> Da
             db.row_factory = sqlite3.Row
             report.version = _check_shape(db)
             _check_history(db, manifest)
-            _check_keys(db, manifest, report)
-            _check_batches(db, pins, report)
+            vaults = _check_keys(db, manifest, report)
+            _check_batches(db, pins, report, vaults)
             rows = db.execute("SELECT * FROM documents ORDER BY sha256")
             report.documents = [codec.document_from_row(dict(row)) for row in rows]
     except (sqlite3.Error, TypeError, ValueError, KeyError) as exc:
@@ -140,27 +145,32 @@ def _check_history(db: sqlite3.Connection, manifest: Manifest) -> None:
         raise _unsound("its history is not the one that the manifest names")
 
 
-def _check_keys(db: sqlite3.Connection, manifest: Manifest, report: DatabaseReport) -> None:
-    left = dict(manifest.keys)
-    for row in db.execute("SELECT key_id, generation, record, record_hash FROM keys"):
-        report.keys += 1
+def _check_keys(
+    db: sqlite3.Connection, manifest: Manifest, report: DatabaseReport
+) -> dict[bytes, str]:
+    """Every listed key is there as listed; the vault that the records of each batch name."""
+    left, vaults = dict(manifest.keys), {}
+    for row in db.execute("SELECT key_id, batch_id, record, record_hash FROM keys"):
+        report.key_ids.append(row["key_id"])
+        record = codec.record_from_bytes(row["record"])
+        vaults[row["batch_id"]] = record.vault
         held = left.pop(row["key_id"], None)
         if held is None:
             continue  # Made between the inventory and the snapshot.
-        record = codec.record_from_bytes(row["record"])
         same = record.hash == row["record_hash"] == held.record_hash
         if not same or record.generation != held.generation or record.key_id != row["key_id"]:
             raise _unsound(f"key {row['key_id']} is not the one that the manifest lists")
     if left:
         raise _unsound(f"{len(left)} keys that the manifest lists are missing")
+    return vaults
 
 
 def _check_batches(
-    db: sqlite3.Connection, pins: Mapping[int, bytes], report: DatabaseReport
+    db: sqlite3.Connection,
+    pins: Mapping[int, bytes],
+    report: DatabaseReport,
+    vaults: Mapping[bytes, str],
 ) -> None:
-    vaults: dict[bytes, str] = {}
-    for row in db.execute("SELECT batch_id, record FROM keys"):
-        vaults[row["batch_id"]] = codec.record_from_bytes(row["record"]).vault
     for row in db.execute("SELECT * FROM batches ORDER BY batch_id"):
         batch = codec.batch_from_row({**dict(row), "active": bool(row["active"])})
         if not batch.active:
@@ -204,7 +214,8 @@ async def check_sealed(path: Path, report: DatabaseReport, opener: Opener) -> No
             report.findings.append(broken)
         report.documents = list(await store.documents())
         report.sealed = Answer.NO if damaged or broken else Answer.YES
-        report.proofs = await _prove(store, report)
+        blocked = {row.row for row in damaged if row.table == schema.keys.name}
+        report.proofs = await _prove(store, report, blocked)
     finally:
         await store.close()
 
@@ -219,15 +230,14 @@ async def _audit(store: Store) -> Finding | None:
     return None
 
 
-async def _prove(store: Store, report: DatabaseReport) -> Answer:
-    """x_i*G = X_i for every key, and a certificate for every active one."""
+async def _prove(store: Store, report: DatabaseReport, blocked: Collection[str]) -> Answer:
+    """x_i*G = X_i for every key but the damaged ones, and a certificate for every active one."""
     answer = Answer.NO if any(f.what == "damaged row" for f in report.findings) else Answer.YES
-    after = ""
-    while page := await store.keys(after=after, limit=_PAGE):
-        ids = [row.record.key_id for row in page]
-        after = ids[-1]
+    # The names are from the very file that the store has open; one that is no text is blocked.
+    left = sorted({name for name in report.key_ids if isinstance(name, str)} - set(blocked))
+    for start in range(0, len(left), _PAGE):
         try:
-            await store.key_shares(ids)
+            await store.key_shares(left[start : start + _PAGE])
         except KeycairnError as exc:
             if exc.code is not Code.STORE_INTEGRITY:
                 raise

@@ -159,7 +159,12 @@ def check_hello(mine: Hello, theirs: Hello, params: Message, me: int, peer: int)
     if bound != sorted(set(bound)) or not set(bound) <= set(mine.players):
         raise _mismatch("pair setup", peer)
     if dict(mine.bindings).get(peer) != dict(theirs.bindings).get(me):
-        raise _mismatch("pair setup", peer)
+        # One of the two has ended, and its holder has not heard of that yet: the peer has just
+        # begun an incarnation. A repeated request finds a setup that both have.
+        error = _mismatch("pair setup", peer)
+        error.detail["setup_ended"] = True
+        error.next = "repeat the request; if it happens again: keycairn node peers"
+        raise error
 
 
 def _differing_field(params: Message, theirs: bytes) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Table, create_engine, insert, select
@@ -19,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from keycairn.errors import Code, KeycairnError
 from keycairn.store import schema
 from keycairn.store.files import create_private, fsync_path, unavailable
-from keycairn.store.transaction import Connection, Reader
+from keycairn.store.transaction import Reader
 
 #: Rows that are read at a time, of tables whose rows may be large and of all others.
 _FEW, _MANY = 20, 2000
@@ -73,8 +75,12 @@ def _tables() -> list[Table]:
     return [t for t in schema.metadata.sorted_tables if t is not schema.presignatures]
 
 
-async def read(source: Path, conn: Connection) -> None:
+def read(source: Path, insert_many: Callable[[Table, Sequence[dict[str, Any]]], None]) -> None:
     """Put the rows of the copy ``source`` into a database whose tables are there and empty.
+
+    Args:
+        source: the copy.
+        insert_many: adds rows to a table.
 
     Raises:
         KeycairnError: E_STORE_INTEGRITY when ``source`` is no such copy.
@@ -90,7 +96,7 @@ async def read(source: Path, conn: Connection) -> None:
                     select(table).order_by(*primary)
                 )
                 for part in rows.mappings().partitions(size):
-                    await conn.execute(insert(table), [dict(row) for row in part])
+                    insert_many(table, [dict(row) for row in part])
     except (sqlite3.Error, SQLAlchemyError) as exc:
         if not _is_sqlite(exc):
             raise

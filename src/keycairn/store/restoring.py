@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from keycairn.errors import Code, KeycairnError
 from keycairn.store import image, schema
 from keycairn.store.database import POSTGRESQL, Server
-from keycairn.store.engine import Direct, finish
 from keycairn.store.integrity import AUDIT
 from keycairn.store.opening import adapter
 from keycairn.store.server import LOCK_SECONDS
@@ -70,7 +70,7 @@ def put(source: Path, server: Server, restore: bytes) -> None:
             # Empty by now: they may be of an interrupted restore by an older version.
             schema.metadata.drop_all(conn)
             schema.metadata.create_all(conn)
-            finish(image.read(source, Direct(conn)))
+            image.read(source, partial(adapter(server).insert_many, conn))
             value = _value(conn, restore)
             conn.execute(insert(schema.meta).values(name=_MARK, value=value))
 

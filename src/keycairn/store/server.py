@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Engine, delete, insert, inspect, select, text
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy import Engine, Table, delete, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from keycairn.errors import Code, KeycairnError
@@ -110,6 +111,11 @@ class ServerStore(ThreadedStore):
     @abstractmethod
     def away(error: BaseException | None) -> bool:
         """Whether a driver's error says that there is no connection to the server."""
+
+    @staticmethod
+    def insert_many(conn: SyncConnection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Add rows that have every column, as a restore does: many, and nothing reads them yet."""
+        conn.execute(insert(table), rows)
 
     #: Rows of triggers, rules and the like on our tables, which must not be there.
     strange_objects: str

@@ -7,6 +7,7 @@ SQL that every supported database has.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
@@ -93,6 +94,11 @@ def damaged_error(table: str, row: str, why: str) -> KeycairnError:
     )
 
 
+def _same(entry: object, mac: bytes | None) -> bool:
+    """Whether an index entry, which may be anything, is the MAC of a row."""
+    return isinstance(entry, bytes) and mac is not None and hmac.compare_digest(entry, mac)
+
+
 @dataclass(frozen=True)
 class Change:
     """One protected row that a transaction wrote: where it is, which weights came and went."""
@@ -106,12 +112,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Checked:
-    """A row and what its check said: ``why`` is "" or "edited", "missing", "added"."""
+    """A row and what its check said: ``why`` is "" or "edited", "missing", "added". ``mac`` is the
+    MAC of the row as it was found, None if it can't have one."""
 
     table: str
     key: str
     values: Mapping[str, Any]
     why: str = ""
+    mac: bytes | None = None
 
     def require(self) -> Mapping[str, Any]:
         """The values; E_STORE_INTEGRITY if the row is damaged."""
@@ -178,13 +186,14 @@ class Reader:
         names = columns(table)
         out = []
         for key, row in keyed:
+            mac = self.macs.row_if_any(table.name, names, row)
             if key not in macs:
                 why = "added"
-            elif not self.macs.fits(macs[key], table.name, names, row):
+            elif not _same(macs[key], mac):
                 why = "edited"
             else:
                 why = ""
-            out.append(Checked(table.name, key, row, why))
+            out.append(Checked(table.name, key, row, why, mac))
         return out
 
     async def find(
