@@ -11,6 +11,7 @@ import pytest
 
 from keycairn.encoding import SecretBytes, SecretScalar
 from keycairn.errors import Code, KeycairnError
+from keycairn.store import codec
 from keycairn.vault.ports import (
     AnsweredBefore,
     BanRow,
@@ -333,6 +334,34 @@ async def test_bundles(store: Store) -> None:
     await store.delete_bundle("cd" * 32)
     await store.delete_bundle("ef" * 32)
     assert await store.bundles() == []
+
+
+async def test_receipts_are_decoded_again_only_once_one_has_changed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every signature asks for them, and each of 100,000 keys takes half a second to decode."""
+    one = BundleRow("cd" * 32, "file:x", 10, 1, 2, "hashes", {"key-a": (1, b"h" * 32)}, {})
+    two = replace(one, sha256="ef" * 32, created_us=3)
+    await store.put_bundle(one)
+    decoded, real = [], codec.bundle_from_row
+
+    def counted(row: codec.Row) -> BundleRow:
+        decoded.append(row["sha256"])
+        return real(row)
+
+    monkeypatch.setattr(codec, "bundle_from_row", counted)
+    for _ in range(3):
+        found = await store.bundles()
+        assert found == [one]
+        assert isinstance(found, list)
+        found.clear()  # the caller's own
+    assert decoded == [one.sha256]
+    await store.put_bundle(two)
+    assert await store.bundles() == [one, two]
+    await store.put_bundle(replace(one, level="trial"))
+    assert [b.level for b in await store.bundles()] == ["trial", "hashes"]
+    await store.delete_bundle(two.sha256)
+    assert [b.sha256 for b in await store.bundles()] == [one.sha256]
 
 
 # -- the whole store

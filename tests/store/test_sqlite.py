@@ -20,8 +20,8 @@ from keycairn.encoding import SecretBytes
 from keycairn.errors import Code, KeycairnError
 from keycairn.store import schema
 from keycairn.store.sqlite import SqliteStore, read_keyring, write_keyring
-from keycairn.vault.ports import RequestRow
-from store.worlds import World, add_keys, spend
+from keycairn.vault.ports import BundleRow, RequestRow
+from store.worlds import World, add_keys, home, spend
 
 
 @pytest.fixture
@@ -469,7 +469,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from store.worlds import World
 from keycairn.errors import KeycairnError
-from keycairn.vault.ports import RequestRow
+from keycairn.vault.ports import BundleRow, RequestRow
 
 async def main():
     path = Path(sys.argv[2])
@@ -550,3 +550,30 @@ def test_only_types_that_every_database_has() -> None:
     for dialect in (postgresql.dialect(), mysql.dialect()):
         for table in schema.metadata.tables.values():
             assert str(CreateTable(table).compile(dialect=dialect))
+
+
+async def test_receipts_of_another_process_are_seen_and_damaged_ones_are_not_kept(
+    tmp_path: Path,
+) -> None:
+    row = BundleRow("cd" * 32, "file:x", 10, 1, 2, "hashes", {"key-a": (1, b"h" * 32)}, {})
+    with home("sqlite", tmp_path) as place:
+        store = await place.open(create=True)
+        assert await store.bundles() == []
+        other = await place.open()
+        await other.put_bundle(row)
+        assert await store.bundles() == [row]
+        await other.delete_bundle(row.sha256)
+        assert await store.bundles() == []
+        await other.put_bundle(row)
+        await store.close()
+        with contextlib.closing(sqlite3.connect(next(tmp_path.rglob("*.db")))) as db:
+            (body,) = db.execute("SELECT body FROM bundles").fetchone()
+            db.execute("UPDATE bundles SET body = x'a0'")
+            db.commit()
+            store = await place.open()
+            assert [await store.bundles() for _ in range(2)] == [[], []]
+            db.execute("UPDATE bundles SET body = ?", (body,))
+            db.commit()
+        assert await store.bundles() == [row]
+        await store.close()
+        await other.close()

@@ -3,8 +3,9 @@ databases. Apart from the commands, which everybody starts, because it loads the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from keycairn.backup.manifest import Manifest
 from keycairn.backup.nodefile import is_object_store
 from keycairn.backup.rewrite import PIN
 from keycairn.cli.options import read_file
-from keycairn.cli.proof import compare_with_peers
-from keycairn.client import OperatorClient, load_profile
+from keycairn.cli.proof import Shown, compare_with_peers, shown_by_peers
+from keycairn.client import OperatorClient, VaultProfile, load_profile
 from keycairn.encoding import SecretBytes
 from keycairn.encoding.strict import decode_hex
 from keycairn.encryptors import EncryptorConfig
@@ -110,6 +111,24 @@ async def verify_stored(
     return report.to_json()
 
 
+@asynccontextmanager
+async def _meanwhile(
+    profile: VaultProfile | None, node: int
+) -> AsyncIterator[asyncio.Task[Shown] | None]:
+    """Ask the peers for their keys while the bundle is checked: of many keys either takes a
+    minute. No key of this node is made meanwhile, since it isn't there."""
+    if profile is None:
+        yield None
+        return
+    task = asyncio.create_task(shown_by_peers(profile, node))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
 async def restore_node(
     bundle: str,
     into: Path,
@@ -136,27 +155,29 @@ async def restore_node(
             pin: bytes | None = decode_hex(public_key, length=32, what="public key")
         else:
             pin = known_pin(peer_config, vault, manifest.vault, manifest.node)
-        plan = await plan_restore(
-            path,
-            into=into,
-            identity=SecretBytes(read_file(identity, 1 << 16)),
-            clock=SystemClock(),
-            rng=SystemRng(),
-            mapping=mapped,
-            node_public_key=pin,
-            node=player,
-            secret_file=secret_file,
-            dry_run=dry_run,
-            location=bundle if is_object_store(bundle) else str(Path(bundle).absolute()),
-            checks=checks,
-            put_back=put_back,
-        )
-        result = plan.to_json(done=False) if dry_run else await execute(plan)
-        result["peers"] = None
-        if vault is not None:
-            profile = load_profile(vault)
-            if profile.vault_id == manifest.vault:
-                proof = await compare_with_peers(profile, manifest.node, manifest.keys)
+        profile = None if vault is None else load_profile(vault)
+        if profile is not None and profile.vault_id != manifest.vault:
+            profile = None
+        async with _meanwhile(profile, manifest.node) as shown:
+            plan = await plan_restore(
+                path,
+                into=into,
+                identity=SecretBytes(read_file(identity, 1 << 16)),
+                clock=SystemClock(),
+                rng=SystemRng(),
+                mapping=mapped,
+                node_public_key=pin,
+                node=player,
+                secret_file=secret_file,
+                dry_run=dry_run,
+                location=bundle if is_object_store(bundle) else str(Path(bundle).absolute()),
+                checks=checks,
+                put_back=put_back,
+            )
+            result = plan.to_json(done=False) if dry_run else await execute(plan)
+            result["peers"] = None
+            if shown is not None:
+                proof = compare_with_peers(manifest.node, manifest.keys, await shown)
                 result["findings"] += proof.pop("findings")
                 result["peers"] = proof
     helps = [f["next"] for f in result["findings"] if f["next"]]

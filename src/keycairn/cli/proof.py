@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from keycairn.backup.manifest import HeldKey
@@ -18,20 +19,16 @@ from keycairn.errors import KeycairnError
 _LISTED = 20
 
 
-async def compare_with_peers(
-    profile: VaultProfile, node: int, held: Mapping[str, HeldKey]
-) -> dict[str, Any]:
-    """Compare a restored node's keys with those that its running peers show this application.
+@dataclass(frozen=True)
+class Shown:
+    """What the peers of a node show this application: their keys, and why some show none."""
 
-    Args:
-        profile: URLs and API keys of the vault.
-        node: the restored one; it isn't asked, and needn't run.
-        held: its keys, out of the bundle's manifest.
+    asked: Mapping[int, Sequence[Mapping[str, Any]]]
+    silent: Mapping[int, str]
 
-    Returns:
-        ``{answer, asked, silent, compared, findings}``; answer is yes, no, or cant_tell when no
-        peer answered, or none of those that did shows some of the keys.
-    """
+
+async def shown_by_peers(profile: VaultProfile, node: int) -> Shown:
+    """Ask all nodes of a vault but ``node`` for their keys."""
     async with Vault(profile) as vault:
         peers = [i for i in vault.nodes if i != node]
         answers = await asyncio.gather(
@@ -46,6 +43,22 @@ async def compare_with_peers(
             raise given
         else:
             asked[i] = given
+    return Shown(asked, silent)
+
+
+def compare_with_peers(node: int, held: Mapping[str, HeldKey], shown: Shown) -> dict[str, Any]:
+    """Compare a restored node's keys with those that its running peers show this application.
+
+    Args:
+        node: the restored one; it isn't asked, and needn't run.
+        held: its keys, out of the bundle's manifest.
+        shown: by the others.
+
+    Returns:
+        ``{answer, asked, silent, compared, findings}``; answer is yes, no, or cant_tell when no
+        peer answered, or none of those that did shows some of the keys.
+    """
+    asked, silent = shown.asked, shown.silent
     compared, groups = _differences(node, held, asked)
     findings = [_finding(node, kind, peer, keys) for (kind, peer), keys in sorted(groups.items())]
     findings += [
